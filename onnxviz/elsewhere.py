@@ -26,11 +26,11 @@ from onnxviz.errors import (
     at_least,
 )
 from onnxviz.network import Network
+from onnxviz.programs import filled
 from onnxviz.progress import Shown, told
 from onnxviz.provenance import recorded
 from onnxviz.results import Result
 from onnxviz.runtime import providers as installed
-from onnxviz.runtime.batching import filled
 from onnxviz.text import printable
 
 if TYPE_CHECKING:

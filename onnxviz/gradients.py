@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxviz import isolate
+from onnxviz import isolate, programs
+from onnxviz.backends.choose import Task, compile
 from onnxviz.backends.native import SideBySide
 from onnxviz.errors import GradientNotFinite, ModelFailed, RuntimeFailed, UsageError, judged, ways
 from onnxviz.graph.dequantised import aliases
 from onnxviz.progress import Progress, silent
-from onnxviz.runtime import batching, providers
+from onnxviz.runtime import providers
 
 if TYPE_CHECKING:
     from onnxviz.objectives import Objective
@@ -38,7 +39,6 @@ class Gradients:
         also: Sequence[str] = (),
         rules: str = "plain",
     ) -> None:
-        from onnxviz.backends.choose import Task, compile
         from onnxviz.graph.float32 import real_input
 
         names = aliases(net.model)  # what a quantised file calls its layers besides
@@ -138,7 +138,7 @@ class Gradients:
 
     def _alone(self, pictures: np.ndarray) -> None:
         """Run the network by itself, for what is wrong with it: see `Network.run`."""
-        fed = batching.filled(pictures, self._net.batched[1] or 1)
+        fed = programs.filled(pictures, self._net.batched[1] or 1)
         self._net.require_rows(self._net.program()({self._net.input.name: fed}), len(fed))
 
     def _runs(
@@ -148,7 +148,7 @@ class Gradients:
         fixed = self._net.batched[1]
         alone = batch is None and fixed is None and providers.name(self._net.provider) == providers.CPU
         if alone and isinstance(self._program, SideBySide):
-            size, workers = batching.GRADIENTS_ON_CPU, self._workers(len(x))
+            size, workers = programs.GRADIENTS_ON_CPU, self._workers(len(x))
         else:
             size, workers = self._net.batch_size(batch), 1
         counts = [min(size, len(x) - start) for start in range(0, len(x), size)]
@@ -169,13 +169,13 @@ class Gradients:
         for name, array in {self._net.input.name: x, **fed}.items():
             given = array[start : start + size] if len(array) == len(x) else array
             short = fixed is not None and len(given) == count < fixed
-            feeds[name] = batching.filled(given, fixed) if fixed is not None and short else given
+            feeds[name] = programs.filled(given, fixed) if fixed is not None and short else given
         return {name: array for name, array in feeds.items() if name in self._program.inputs}
 
     def _workers(self, count: int) -> int:
         """How many pictures go side by side: one a core, as far as memory holds what their gradients keep."""
-        most = min(self._net.threads or batching.cores(), count)
-        return 1 if most < 2 else min(most, batching.batch_size(2 * self._net.elements, most))
+        most = min(self._net.threads or programs.cores(), count)
+        return 1 if most < 2 else min(most, programs.batch_size(2 * self._net.elements, most))
 
     def _check(self, found: Mapping[str, np.ndarray]) -> None:
         for name in ("objective", *(f"{source}.gradient" for source in self.sources)):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
-from onnxviz._version import __version__
+from onnxviz import __version__, isolate
 from onnxviz.errors import OnnxVizError
 
 # All of these install the one importable package `onnxruntime` and overwrite each other's files.
@@ -154,7 +154,6 @@ def _backends() -> list[Check]:
 
 def _guarded() -> Check:
     """What holds a model that crashes, hangs or fills the memory away from its caller here."""
-    from onnxviz import isolate
     from onnxviz.runtime.worker import lacking
 
     kept = "crashes and time (run_seconds, load_seconds) are kept from the caller: commands, load(isolate=True); memory"

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import onnx
 import onnx_ir as ir
 
 from onnxviz import provenance
@@ -24,6 +25,8 @@ from onnxviz.errors import (
     spelt,
     warn,
 )
+from onnxviz.graph.analysis.dataflow import duplicate
+from onnxviz.graph.dequantised import rename
 from onnxviz.graph.open.load import Loaded
 from onnxviz.graph.open.load import load as load_graph
 from onnxviz.inputs import fix_inputs, image_input, picture_input, recipe_of, wanted_size
@@ -33,8 +36,6 @@ from onnxviz.network import Network
 from onnxviz.runtime import providers
 
 if TYPE_CHECKING:
-    import onnx
-
     from onnxviz.image.preprocessing import Preprocessing
     from onnxviz.runtime.worker import Worker
 
@@ -152,8 +153,6 @@ def _reopening(model: Any, settings: dict[str, Any], network: Network) -> tuple[
 
     model   what `load` was given; parsed models go as bytes
     """
-    import onnx
-
     digest = network.digest if isinstance(model, (str, os.PathLike)) else None
     if isinstance(model, (onnx.ModelProto, ir.Model)):
         message = ir.to_proto(model) if isinstance(model, ir.Model) else model
@@ -183,16 +182,12 @@ def _network(loaded: Loaded, worker: Worker | None, source: Any, given: Any) -> 
 
     given   the arguments of `load` by their names
     """
-    from onnxviz.graph.analysis.dataflow import duplicate
-
     graph = loaded.model
     if any(graph.graph.subgraphs()):
         from onnxviz.graph.fold import decided
 
         graph = decided(graph)
     if given.names:
-        from onnxviz.graph.dequantised import rename
-
         graph = duplicate(graph)
         rename(graph, given.names)
     recipe = given.preprocess, given.mean, given.std, given.channels, given.resize, given.size

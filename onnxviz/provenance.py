@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from onnxviz.errors import SMALLER, LimitExceeded, UsageError, renamed
 from onnxviz.progress import Bar
-from onnxviz.text import quoted
+from onnxviz.text import printable, quoted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -120,7 +120,6 @@ def note(source: Any, data: bytes | None, picture: np.ndarray) -> None:
     if record is None or record.sets:  # pictures of a set are read again for thumbnails
         return
     from onnxviz.files import sha256
-    from onnxviz.text import printable
 
     if data is not None or isinstance(source, (str, os.PathLike)):
         found = hashlib.sha256(data).hexdigest() if data is not None else sha256(source)
@@ -171,7 +170,6 @@ def fed(values: Mapping[str, np.ndarray], given: Mapping[str, Any]) -> list[dict
     given    what they were made of: a path, an array, numbers
     """
     from onnxviz.files import sha256
-    from onnxviz.text import printable
 
     found = []
     for name, array in values.items():

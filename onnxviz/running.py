@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from onnxviz import isolate
+from onnxviz import isolate, programs
 from onnxviz.errors import (
     ModelRejected,
     ModelUnsuitable,
@@ -21,13 +21,15 @@ from onnxviz.errors import (
     judging,
     ways,
 )
+from onnxviz.graph.analysis.dataflow import flat
 from onnxviz.graph.open.load import Loaded
 from onnxviz.graph.open.weights import told
+from onnxviz.graph.shapes import skeleton
 from onnxviz.inputs import DEFAULT_SIZE, InputSpec
 from onnxviz.limits import Limits
 from onnxviz.programs import compile
 from onnxviz.progress import Progress, silent
-from onnxviz.runtime import batching, providers
+from onnxviz.runtime import providers
 from onnxviz.runtime.ort import Program
 
 if TYPE_CHECKING:
@@ -108,7 +110,7 @@ class Running:
     @property
     def elements(self) -> int:
         """How many numbers all layers hold for one image; what is dynamic counts once."""
-        return batching.elements(shape[1:] for _, shape in self.sizes)
+        return programs.elements(shape[1:] for _, shape in self.sizes)
 
     def layer(self, name: str) -> Layer:
         """The layer called `name`: a value's, a node's or a module's name.
@@ -208,7 +210,7 @@ class Running:
         """Whether two images that differ give beside each other, `count` in a run, what they give alone."""
         halves = ir.DataType.FLOAT16, ir.DataType.BFLOAT16
         half = any(value.dtype in halves for value in self.model.graph.initializers.values())
-        found = batching.difference(
+        found = programs.difference(
             self.program(), self.samples(), count, alone=self.batched[1] or 1, half=half
         )
         return None if found is None else self._one_at_a_time(found)
@@ -234,7 +236,7 @@ class Running:
         """The number of images a run: `batch`, what the file fixes, or what the memory allows.
 
         1 where a batch does not keep its images apart (`alone`). A file of fixed batch gets its own number even then:
-        each run is filled up to it (`runtime.batching.filled`).
+        each run is filled up to it (`programs.filled`).
         """
         if batch is not None:
             at_least("batch", batch)
@@ -246,8 +248,8 @@ class Running:
         if fixed is not None or batch is not None:
             return fixed or batch or 1
         on_cpu = providers.name(self.provider) == providers.CPU
-        most = batching.LARGEST_ON_CPU if on_cpu else batching.LARGEST_ON_DEVICE
-        return batching.batch_size(self.elements, most)
+        most = programs.LARGEST_ON_CPU if on_cpu else programs.LARGEST_ON_DEVICE
+        return programs.batch_size(self.elements, most)
 
     @cached_property
     @judging
@@ -290,7 +292,6 @@ class Running:
     @cached_property
     def own(self) -> frozenset[str]:
         """The names of all nodes and values of the file, its functions inlined: what else fails is our mistake."""
-        from onnxviz.graph.analysis.dataflow import flat
         from onnxviz.graph.naming import names
 
         return frozenset(names(flat(self.model).graph))
@@ -343,7 +344,6 @@ class Running:
         """
         if name not in self._admissions:
             from onnxviz.graph.open.admission import Admission
-            from onnxviz.graph.shapes import skeleton
             from onnxviz.graph.surgery import cut
 
             self._admissions[name] = Admission(skeleton(cut(self.batched[0], [name])))
@@ -356,7 +356,7 @@ class Running:
                  those of the pictures
         """
         program = self.compile(lambda: self.model, key="as it is")
-        fed = batching.filled(self.samples()[:1], self.input.batch or 1)
+        fed = programs.filled(self.samples()[:1], self.input.batch or 1)
         self.require_rows(program({self.input.name: fed}), len(fed))
 
     def require_rows(self, arrays: Mapping[str, np.ndarray], pictures: int) -> None:
@@ -388,7 +388,7 @@ class Running:
         parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
         for start in range(0, len(x), size):
             count = len(x[start : start + size])
-            fed = batching.filled(x[start : start + size], self.batched[1] or 1)
+            fed = programs.filled(x[start : start + size], self.batched[1] or 1)
             arrays = program({self.input.name: fed}, names)
             self.require_rows(arrays, len(fed))
             for name in names:

@@ -40,10 +40,9 @@ def hidden(character: str) -> bool:
 
 
 def _escape(character: str) -> str:
-    code = ord(character)
-    if code < 0x100:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    if character.isascii():
+        return f"\\x{ord(character):02x}"
+    return character.encode("ascii", "backslashreplace").decode()
 
 
 def composed(text: str) -> str:
@@ -92,11 +91,13 @@ def _plain(value: Any) -> Any:
 
 
 def _json_escape(match: re.Match[str]) -> str:
-    character = match[0]
-    if not hidden(character):
-        return character
-    pair = character.encode("utf-16-be", "surrogatepass")
-    return "".join(f"\\u{pair[i : i + 2].hex()}" for i in range(0, len(pair), 2))
+    return halves(match[0]) if hidden(match[0]) else match[0]
+
+
+def halves(text: str) -> str:
+    """`text` as JSON and Python write what is escaped: \\uXXXX, in two halves beyond U+FFFF."""
+    data = text.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{data[i : i + 2].hex()}" for i in range(0, len(data), 2))
 
 
 def printable(text: object, limit: int | None = None) -> str:

@@ -99,7 +99,7 @@ def test_nothing_of_a_file_can_run():
             "backends/choose.py",
             "__init__.py",
             "cli/command.py",
-            "cli/completion.py",
+            "cli/signatures.py",
         ),
         *("exporting/source.py", "runtime/providers.py"),
     }

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx_ir as ir
 
+from onnxviz import programs
 from onnxviz.attribution.result import Attribution
 from onnxviz.attribution.targets import Measure
 from onnxviz.errors import ImageRejected, UsageError, one_of
@@ -17,9 +18,8 @@ from onnxviz.figures.captions import Caption
 from onnxviz.graph import occlude
 from onnxviz.image.folder import decode
 from onnxviz.network import Network
+from onnxviz.programs import cores
 from onnxviz.progress import Interrupted, Progress
-from onnxviz.runtime import batching
-from onnxviz.runtime.batching import cores
 from onnxviz.runtime.providers import CPU
 
 # Images of one run on one core: beyond a few, the activations leave the processor's cache (see `sweep`).
@@ -155,7 +155,7 @@ def sweep(
     placed = {name: program.put(name, array) for name, array in {occlude.IMAGE: x, **still}.items()}
 
     def run(start: int) -> np.ndarray:
-        chunk = {name: batching.filled(array[start : start + size], full) for name, array in moving.items()}
+        chunk = {name: programs.filled(array[start : start + size], full) for name, array in moving.items()}
         count = min(size, total - start)
         array = program({**placed, **chunk}, [score.output])[score.output]
         return net.pictures_first(score.output, array)[:count]
@@ -189,7 +189,7 @@ def _plan(net: Network, count: int, batch: int | None) -> tuple[int, int]:
         workers = min(workers, at_once)
         return workers, at_once // workers
     elements = net.elements
-    fitting = batching.batch_size(elements, max(_EACH, fixed or 0) * workers)
+    fitting = programs.batch_size(elements, max(_EACH, fixed or 0) * workers)
     if fixed is not None:
         size = net.batch_size()
         return max(1, min(workers, fitting // fixed, math.ceil(count / size))), size

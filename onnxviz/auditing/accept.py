@@ -52,20 +52,11 @@ class Entry:
         return f"it ended on {self.until}" if self.until is not None and self.until < today else ""
 
 
-@dataclass(frozen=True)
-class Applied:
-    """What the entries mean for the findings of one run.
-
-    accepted   fingerprint -> the reason, and until when
-    notes      a line for each entry that accepted nothing: unused, out of date, without a reason
-    """
-
-    accepted: dict[str, str]
-    notes: tuple[str, ...] = ()
-
-
-def apply(entries: Sequence[Entry], findings: Iterable[Finding], today: date | None = None) -> Applied:
-    """Which findings the entries accept.
+def apply(
+    entries: Sequence[Entry], findings: Iterable[Finding], today: date | None = None
+) -> tuple[dict[str, str], list[str]]:
+    """Which findings the entries accept: {fingerprint: the reason, and until when}; and a line for each entry that
+    accepted nothing: unused, out of date, without a reason.
 
     today   None: the day of this machine's clock
     """
@@ -84,7 +75,7 @@ def apply(entries: Sequence[Entry], findings: Iterable[Finding], today: date | N
         else:
             end = f" (until {entry.until})" if entry.until is not None else ""
             accepted[entry.fingerprint] = f"{entry.reason.strip()}{end}"
-    return Applied(accepted, tuple(notes))
+    return accepted, notes
 
 
 def _called(entry: Entry) -> str:

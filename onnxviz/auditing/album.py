@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from onnxviz import tables
 from onnxviz.attribution.methods import METHODS, chosen
 from onnxviz.attribution.sheet import attributions
 from onnxviz.auditing.channels import LayerChannels, check_channels, look
@@ -18,6 +19,7 @@ from onnxviz.errors import MissingDependency, ModelRejected, RuntimeFailed, Usag
 from onnxviz.features.embed import embed
 from onnxviz.features.inspect import inspect
 from onnxviz.features.project import FEWEST, check, project
+from onnxviz.files import sha256
 from onnxviz.meaning import Prediction
 from onnxviz.network import Network
 from onnxviz.progress import Interrupted, Progress, Shown, silent, told, until_interrupted
@@ -80,8 +82,6 @@ class Album(Result):
 
     def table(self) -> Columns:
         """A row a photo: path, sha256, label, the five best classes, map coordinates, features."""
-        from onnxviz.files import sha256
-
         files = self.embedding.files
         sources = self.embedding.sources
         digests = [sha256(one) if isinstance(one, (str, os.PathLike)) else None for one in sources]
@@ -157,8 +157,6 @@ class Album(Result):
 
     def files(self) -> dict[str, bytes]:
         """photos.csv, and photos.parquet with the features where pyarrow is installed, which the manifest says."""
-        from onnxviz import tables
-
         columns = self.table()
         made = {"photos.csv": tables.csv_bytes(columns)}
         try:

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
+from PIL import Image
 
 from onnxviz.errors import ModelRejected, RuntimeFailed, UsageError
-from onnxviz.features.patches import patches
+from onnxviz.features.patches import Patches, patches
 from onnxviz.network import Network
 from onnxviz.progress import Progress
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-    from onnxviz.features.patches import Patches
 
 _PATCHES: Final = 9
 _SIDE: Final = 96  # pixels of a patch on the page

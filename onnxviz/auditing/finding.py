@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from onnxviz.errors import spelt
 from onnxviz.tables import Columns
 
 Severity = Literal["high", "medium", "low", "info"]
@@ -100,6 +101,27 @@ class Check:
     def shown(self) -> list[Evidence]:
         """All that there is to be looked at: its own, then that of its findings."""
         return [*self.evidence, *(one for finding in self.findings for one in finding.evidence)]
+
+
+def checked(
+    rule: Any,
+    state: State | None = None,
+    *,
+    findings: Iterable[Finding] = (),
+    evidence: Iterable[Evidence] = (),
+    figures: Mapping[str, Any] | None = None,
+    **told: Any,
+) -> Check:
+    """What became of a rule of `audit` or of `compare`.
+
+    rule    what has `id`, `title`, `threshold`, `measure` and `limits`
+    state   None: 'found' where there are findings, else 'clean'
+    told    `figure`, or `reason`
+    """
+    gravest = sorted(findings, key=lambda one: SEVERITIES.index(one.severity))
+    own: dict[str, Any] = {"threshold": rule.threshold, "measure": rule.measure, "limits": spelt(rule.limits)}
+    own |= {"findings": tuple(gravest), "evidence": tuple(evidence), "figures": dict(figures or {})}
+    return Check(rule.id, rule.title, state or ("found" if gravest else "clean"), **own, **told)
 
 
 def ordered(checks: Iterable[Check], accepted: Collection[str] = ()) -> list[Finding]:

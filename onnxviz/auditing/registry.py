@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from onnxviz.auditing.finding import SEVERITIES, Check, Evidence, Finding, Severity, State
+from onnxviz.auditing.finding import Check, Evidence, Finding, Severity, checked
 from onnxviz.errors import spelt
 
 if TYPE_CHECKING:
@@ -103,26 +103,11 @@ class Rule:
 
     def check(self, found: Found) -> Check:
         """The check as it is reported."""
-        findings = sorted(found.findings, key=lambda one: SEVERITIES.index(one.severity))
-        return self._told(
-            "found" if findings else "clean",
-            figure=found.figure,
-            findings=tuple(findings),
-            evidence=tuple(found.evidence),
-            figures=dict(found.figures),
-        )
+        return checked(self, **vars(found))
 
     def idle(self, state: Literal["not-run", "not-applicable"], reason: str) -> Check:
         """The check where it was not made."""
-        return self._told(state, reason=spelt(reason))
-
-    def _told(self, state: State, **made: Any) -> Check:
-        own: dict[str, Any] = {
-            "threshold": self.threshold,
-            "measure": self.measure,
-            "limits": spelt(self.limits),
-        }
-        return Check(self.id, self.title, state, **own, **made)
+        return checked(self, state, reason=spelt(reason))
 
 
 def columns(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> dict[str, list[Any]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from PIL import Image
 
 from onnxviz.auditing.accept import read_text
 from onnxviz.auditing.finding import Check, Evidence, Finding
@@ -148,8 +149,6 @@ def _shown(one: Mapping[str, Any], place: Path) -> tuple[Evidence, ...]:
 
 def _evidence(one: dict[str, Any], place: Path) -> Evidence:
     """Evidence from its files; what is gone is left out."""
-    from PIL import Image
-
     picture, table = None, None
     if one["picture"] and (file := _inside(place, one["picture"])) is not None:
         with Image.open(file) as opened:

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
 
-from onnxviz._version import __version__
+from onnxviz import __version__
 from onnxviz.auditing import accept as accepting
 from onnxviz.auditing import policy as policies
 from onnxviz.auditing import resume as resuming
@@ -20,9 +20,11 @@ from onnxviz.auditing.checks import rules
 from onnxviz.auditing.finding import FAIL_ON, Check, Finding, State, counts, ordered
 from onnxviz.auditing.policy import Policy, Setting
 from onnxviz.auditing.registry import Found, NotApplicable, NotRun, Rule, changed
-from onnxviz.auditing.report.facts import now
+from onnxviz.auditing.report.facts import facts, file_of, now
 from onnxviz.auditing.subject import Subject
+from onnxviz.auditing.truth import find_masks, read_truth
 from onnxviz.errors import OnnxVizError, UsageError, WorkerCrashed, near
+from onnxviz.features.stream import sources
 from onnxviz.network import Network
 from onnxviz.progress import Shown, silent, told, until_interrupted
 from onnxviz.provenance import recorded
@@ -172,8 +174,6 @@ class Audit:
     @property
     def _file(self) -> str:
         """The path of the file from here; what it is called where it came from memory."""
-        from onnxviz.auditing.report.facts import file_of
-
         if self.subject.opened is not None:
             return file_of(self.subject.opened)
         model = self.manifest.get("model", {})
@@ -191,8 +191,6 @@ class Audit:
         return said
 
     def _facts(self, model: dict[str, Any]) -> dict[str, Any]:
-        from onnxviz.auditing.report.facts import facts
-
         more = {"photos": len(self.subject.images) or None, "seed": self.subject.seed}
         if self.subject.opened is not None:
             recipe = self.manifest["preprocessing"]["name"]
@@ -311,8 +309,6 @@ def _pictured(subject: Subject, images: Any, truth: Any, masks: Any, sample: int
         if truth is not None or masks is not None:
             raise UsageError("labels and masks belong to pictures, and none were given")
         return []
-    from onnxviz.features.stream import sources
-
     listing = sources(images, subject.net).require()
     found, notes = list(listing.images), [f"skipped {one}" for one in listing.skipped]
     if len(found) > sample:
@@ -320,16 +316,12 @@ def _pictured(subject: Subject, images: Any, truth: Any, masks: Any, sample: int
         found = [found[i * len(found) // sample] for i in range(sample)]
     subject.images = found
     if masks is not None:
-        from onnxviz.auditing.truth import find_masks
-
         recipe = subject.net.preprocessing
         if not recipe.pictorial:
             arrays = f"arrays of {recipe.count} channels"
             raise UsageError(f"--masks: this network takes {arrays}, and masks are of pictures")
         subject.masks = find_masks(masks, found, recipe)
     if truth is not None:
-        from onnxviz.auditing.truth import read_truth
-
         head = subject.net.head
         subject.truth = read_truth(truth, found, subject.net.labels, head.classes, subject.net.limits)
     if not subject.views:
@@ -362,7 +354,7 @@ def _audit(
             made[name] = rule.idle("not-run", left)
     checks = tuple(made[name] for name in every)
     findings = [finding for one in checks for finding in one.findings]
-    applied = accepting.apply(entries, findings)
+    accepted, unused = accepting.apply(entries, findings)
     notes += [f"skipped {name}: {reason}" for name, reason in subject.skipped.items()]
     net = subject.opened
     count = len(subject.images)
@@ -374,8 +366,8 @@ def _audit(
     if ending.stop is not None:
         manifest["incomplete"] = True
     required = frozenset(name for name, said in plan.checks.items() if said.required)
-    told = (*notes, *applied.notes)
-    found = Audit(checks, applied.accepted, told, required, fail_on, manifest, subject, by, when)
+    told = (*notes, *unused)
+    found = Audit(checks, accepted, told, required, fail_on, manifest, subject, by, when)
     manifest["figures"] = {"verdict": found.verdict, "findings": len(findings), **found.states}
     progress(len(chosen), len(chosen), "checks")
     return ending.given(found)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from onnxviz.errors import ImageRejected, ModelRejected, ModelUnsuitable, OnnxVizError
+from onnxviz.errors import ImageRejected, ModelRejected, ModelUnsuitable, OnnxVizError, judged
 from onnxviz.graph.output import SEQUENCE
 
 if TYPE_CHECKING:
@@ -104,7 +104,6 @@ class Subject:
     @cached_property
     def bypass(self) -> Bypass:
         """The ways around what was learned."""
-        from onnxviz.errors import judged
         from onnxviz.graph.analysis.bypass import paths
 
         with judged(self.net.judge):

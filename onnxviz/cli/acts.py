@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from onnxviz.cli.command import Call
 from onnxviz.cli.run import Run
 from onnxviz.errors import UsageError
 from onnxviz.files import FEATURES
+from onnxviz.text import printable
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -95,7 +97,6 @@ def _gradient_model(run: Run, call: Call, other: str | None) -> None:
 
 def _write(run: Run, graph: ir.Model, target: Path, **more: Any) -> None:
     from onnxviz.graph.metadata import save
-    from onnxviz.text import printable
 
     path = save(graph, target)
     inputs = [str(value.name) for value in graph.graph.inputs]
@@ -114,7 +115,6 @@ def patches(run: Run, call: Call) -> None:
     """A folder of sheets and tables."""
     from onnxviz.features.patch_pictures import describe
     from onnxviz.tables import encoder
-    from onnxviz.text import printable
 
     table = call.own["table"]
     if table not in ("csv", "parquet"):
@@ -175,7 +175,6 @@ def _set(folders: list[Path] | None, features: Path | None) -> Any:
     """The pictures, or their features where a file of them is given."""
     from onnxviz.features.embedding import Embedding
     from onnxviz.image.folder import find
-    from onnxviz.text import printable
 
     if features is None:
         if not folders:
@@ -254,7 +253,6 @@ def texture(run: Run, call: Call) -> None:
 def fool(run: Run, call: Call) -> None:
     """Fooling images, and what each is taken for."""
     from onnxviz.synthesis.fool_result import percent
-    from onnxviz.text import printable
 
     def save(result: Any) -> None:
         _skipped(run, result)
@@ -308,8 +306,6 @@ def style_train(run: Run, call: Call) -> None:
 
 def models(run: Run, call: Call) -> None:
     """The catalogue, or with --fetch one of it."""
-    from dataclasses import asdict
-
     from onnxviz import catalogue
 
     name = call.own["fetch"]

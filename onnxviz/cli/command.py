@@ -14,8 +14,8 @@ from typing import Any, Final
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+import onnxviz
 from onnxviz import _PUBLIC
-from onnxviz.cli import completion
 from onnxviz.cli.options import (
     COMMON,
     FONT,
@@ -33,6 +33,7 @@ from onnxviz.cli.run import Run
 from onnxviz.cli.signatures import REQUIRED, UNKNOWN, Parameter, read, summary
 from onnxviz.errors import COMMAND, Stopped
 from onnxviz.files import PICTURES
+from onnxviz.progress import Interrupted
 
 # Parameters that are no options: the network, what every command has, and what Python alone can give.
 _NO_OPTIONS: Final = frozenset(
@@ -180,8 +181,6 @@ class Call:
 
     def __call__(self, *arguments: Any, **more: Any) -> Any:
         """The technique's result; its defaults stand for what was not given."""
-        import onnxviz
-
         always = {"seed": self.run.seed, "progress": self.run.progress, "limits": self.run.limits}
         takes = self.command.parameters
         always = {name: value for name, value in always.items() if name in takes}
@@ -301,8 +300,6 @@ def typed(command: Command) -> Callable[..., None]:
                 action = getattr(importlib.import_module(f"onnxviz.cli.{module}"), act)
                 action(run, Call(command, run, values["arguments"], values["technique"], values["own"]))
         except KeyboardInterrupt as stop:
-            from onnxviz.progress import Interrupted
-
             # Whoever raised `Interrupted` has saved what was done and said so.
             raise Stopped("" if isinstance(stop, Interrupted) else "interrupted") from stop
 
@@ -317,7 +314,7 @@ def typed(command: Command) -> Callable[..., None]:
         if one.choices is not None:
             names = one.choices()
             help = help.replace("{names}", ", ".join(names))
-            one = replace(one, complete=completion.words(*names))
+            one = replace(one, complete=names)
         one = replace(one, help=f"{help}." if help else "", otherwise=worded(one.otherwise, {}))
         parameters.append(one.parameter(key))
     call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

@@ -7,14 +7,14 @@ import io
 import os
 import sys
 import warnings
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 
-from onnxviz._version import __version__
-from onnxviz.cli import completion
+from onnxviz import __version__
 from onnxviz.cli.command import AsTyped, Program, typed
 from onnxviz.cli.run import complain, discard
+from onnxviz.cli.signatures import ASKED, asked
 from onnxviz.cli.table import COMMANDS
 from onnxviz.errors import (
     COMMAND,
@@ -27,6 +27,7 @@ from onnxviz.errors import (
     spelt,
 )
 from onnxviz.provenance import COMMAND_LINE
+from onnxviz.text import halves, printable
 
 
 def program(called: str | None = None, alone: bool = False) -> typer.Typer:
@@ -71,7 +72,7 @@ def _callback(
     pass
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Run the command line and exit with the code that the README lists."""
     _standard_streams()
     _any_encoding()
@@ -115,12 +116,10 @@ def _any_encoding() -> None:
 
 
 def _escaped(error: UnicodeError) -> tuple[str, int]:
-    """What an encoding lacks, as JSON and Python write it: \\uXXXX, in two halves beyond U+FFFF."""
+    """What an encoding lacks, as JSON and Python write it."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    lacking = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass")
-    halves = (lacking[i : i + 2].hex() for i in range(0, len(lacking), 2))
-    return "".join(f"\\u{half}" for half in halves), error.end
+    return halves(error.object[error.start : error.end]), error.end
 
 
 _ESCAPED = "onnxviz.escaped"
@@ -153,8 +152,8 @@ def _run(arguments: list[str]) -> int:
         warnings.filterwarnings("ignore", category=said)
     caller, line = COMMAND.set(frozenset()), COMMAND_LINE.set(tuple(arguments))
     try:
-        completed = completion.ASKED in os.environ
-        words = completion.asked() if completed else arguments
+        completed = ASKED in os.environ
+        words = asked() if completed else arguments
         called = next((word for word in words if not word.startswith("-")), None)
         # `--help map` asks about all, as a tab behind `style` does.
         alone = not completed and words[:1] == [called]
@@ -207,7 +206,5 @@ def _unforeseen(error: Exception) -> int:
 
 
 def _fail(text: str, code: int) -> int:
-    from onnxviz.text import printable
-
     complain(" ".join(printable(text, LONGEST_MESSAGE).split()))
     return code

@@ -16,8 +16,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from onnxviz.cli import completion
-from onnxviz.cli.signatures import REQUIRED, UNKNOWN, Parameter, decorated
+from onnxviz.cli.signatures import REQUIRED, UNKNOWN, Parameter, decorated, offered
 from onnxviz.errors import MOST_THREADS, UsageError, near
 
 # What stands for a value in the help, where its row says nothing else; a flag has none.
@@ -36,7 +35,7 @@ class Option:
     least       the smallest and
     most        the largest number
     default     the value where none is given
-    complete    (context, args, what is typed) -> what the shell offers
+    complete    what the shell offers: words, or what they are called in `signatures.offered`
     choices     the names that it may be, for the shell, and for {names} in the help; called for the command alone
     read        (what was written, its spelling) -> what the technique takes
     panel       where it stands in the help
@@ -51,7 +50,7 @@ class Option:
     least: float | None = None
     most: float | None = None
     default: Any = UNKNOWN
-    complete: Callable[..., Any] | None = None
+    complete: str | Sequence[str] | None = None
     choices: Callable[[], Sequence[str]] | None = None
     read: Callable[[Any, str], Any] | None = None
     panel: str | None = None
@@ -86,7 +85,7 @@ class Option:
         if self.least is not None or self.most is not None:
             more |= {"min": self.least, "max": self.most}
         if self.complete is not None:
-            more["autocompletion"] = self.complete
+            more["autocompletion"] = offered(self.complete)
         if self.otherwise:
             more["show_default"] = self.otherwise
         if argument:
@@ -219,13 +218,13 @@ def objectives() -> list[str]:
 
 
 WORDS: Final[Mapping[str, Option]] = {
-    "target": Option(("--target", "-t"), str, "Class index or label.", complete=completion.labels),
+    "target": Option(("--target", "-t"), str, "Class index or label.", complete="labels"),
     "layer": Option(
-        ("--layer", "-l"), help="A layer's name (onnxviz inspect lists them).", complete=completion.layers
+        ("--layer", "-l"), help="A layer's name (onnxviz inspect lists them).", complete="layers"
     ),
-    "layers": Option(("--layer", "--layers", "-l"), list[str], complete=completion.layers),
-    "style_layers": Option(("--style-layer", "--style-layers"), list[str], complete=completion.layers),
-    "content_layers": Option(("--content-layer", "--content-layers"), list[str], complete=completion.layers),
+    "layers": Option(("--layer", "--layers", "-l"), list[str], complete="layers"),
+    "style_layers": Option(("--style-layer", "--style-layers"), list[str], complete="layers"),
+    "content_layers": Option(("--content-layer", "--content-layers"), list[str], complete="layers"),
     "channel": Option(("--channel", "-c"), int, "With --layer: the channel to measure, not a class.", least=0),
     "neuron": Option(
         kind=str, metavar="Y,X", firm=True,
@@ -238,7 +237,7 @@ WORDS: Final[Mapping[str, Option]] = {
     ),
     "method": Option(("--method", "-m")),
     "methods": Option(kind=str, help="Attribution methods, with commas between.", read=listed, firm=True),
-    "truth": Option(kind=str, metavar="CSV|folders", complete=completion.words("folders")),
+    "truth": Option(kind=str, metavar="CSV|folders", complete=("folders",)),
     "batch": Option(help="Pictures at once.", otherwise="what memory allows", least=1),
     "size": Option(kind=str, read=sides),
     "gram": Option(metavar="FORM"),
@@ -253,7 +252,7 @@ WORDS: Final[Mapping[str, Option]] = {
 COMMON: Final[Mapping[str, Option]] = {
     "out": Option(("--out", "-o"), str, "Where the result goes: a file, or a folder.", metavar="PATH"),
     "as_json": Option(("--json",), bool, "Print one JSON object on stdout."),
-    "provider": Option(complete=completion.providers),
+    "provider": Option(complete="providers"),
     "provider_options": Option(
         ("--provider-option",), list[str], "Of that provider, such as device_type=GPU; may be given again.",
         metavar="KEY=VALUE", read=pairs, firm=True,
@@ -263,7 +262,7 @@ COMMON: Final[Mapping[str, Option]] = {
     "quiet": Option(("--quiet", "-q"), bool, "No progress, no notes."),
     "limit": Option(
         kind=list[str], help="Raise or lower a limit, such as nodes=2000000.", metavar="NAME=VALUE",
-        complete=completion.limits,
+        complete="limits",
     ),
 }  # fmt: skip
 FONT: Final = Option(
@@ -271,8 +270,8 @@ FONT: Final = Option(
 )
 # Of `onnxviz.load`, beside provider and threads: about the file, its pictures and its gradient.
 MODEL: Final[Mapping[str, Option]] = {
-    "input": Option(complete=completion.inputs),
-    "output": Option(complete=completion.outputs, metavar="NAME"),
+    "input": Option(complete="inputs"),
+    "output": Option(complete="outputs", metavar="NAME"),
     "feeds": Option(
         ("--feed",), list[str], "For another input: numbers, such as scale=1,1, a picture or a .npy file.",
         metavar="NAME=VALUE", read=feeds,
@@ -287,24 +286,24 @@ IMAGES: Final[Mapping[str, Option]] = {
     **dict.fromkeys(("resize", "layout", "channels"), Option()),
     "preprocess": Option(
         (), str, "A preset's name, or a JSON file (ours or Hugging Face's).", metavar="NAME|FILE",
-        complete=completion.presets,
+        complete="presets",
     ),
     "labels": Option(
         (), str, "Class labels: a text file with one a line, JSON, or 'imagenet'.", metavar="FILE",
-        complete=completion.words("imagenet"),
+        complete=("imagenet",),
     ),
 }  # fmt: skip
 LIKE: Final = Option(
-    kind=str, metavar="FILE", complete=completion.models,
+    kind=str, metavar="FILE", complete="models",
     help="Another file of this network, such as the float one: layers are called as in that.",
 )  # fmt: skip
 GRADIENTS: Final[Mapping[str, Option]] = {
-    "backend": Option(complete=completion.words("auto", "native", "torch", "ort-training"))
+    "backend": Option(complete=("auto", "native", "torch", "ort-training"))
 }
 
 MODEL_ARGUMENT: Final = Option(
     ("model",), str, "An .onnx file, or a name of the catalogue (onnxviz models).", metavar="MODEL",
-    default=REQUIRED, complete=completion.models,
+    default=REQUIRED, complete="models",
 )  # fmt: skip
 
 
@@ -345,7 +344,7 @@ def described(name: str, row: Option, parameter: Parameter | None = None) -> Opt
     words = replace(words, help=text, otherwise=otherwise)
     # It begins with what can be typed.
     if kind is str and parameter.text.startswith("'") and words.complete is None:
-        words = replace(words, complete=completion.words(*dict.fromkeys(_WORD.findall(parameter.text))))
+        words = replace(words, complete=tuple(dict.fromkeys(_WORD.findall(parameter.text))))
     return row.over(words).over(Option(_spelled(name), kind, default=default))
 
 

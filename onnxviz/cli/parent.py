@@ -19,6 +19,7 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Callable
 from importlib.machinery import PathFinder
 from typing import Any, Final, NoReturn
 
@@ -43,9 +44,9 @@ def main() -> None:
     try:
         started = _start()
         if started is None:
-            _load()
+            work = _load()
             _hear()
-            _work()
+            work()
     except KeyboardInterrupt:  # before there was a command to answer it
         _say("interrupted")
         _leave(130)
@@ -88,12 +89,14 @@ def _fill() -> None:
             os.open(os.devnull, os.O_RDONLY if descriptor == 1 else os.O_RDWR)
 
 
-def _load() -> None:
+def _load() -> Callable[[], NoReturn]:
     """Import what does the work, the most of a short command's time; Ctrl-C meanwhile ends it, see `__main__`."""
     # A graph of 10^5 nodes is millions of objects that live to the end: looked through so often, a fifth of the time.
     gc.set_threshold(100_000, 50, 100)
     sys.meta_path.insert(0, _Late)
-    import onnxviz.cli.main  # noqa: F401
+    from onnxviz.cli.main import main as work
+
+    return work
 
 
 class _Late:
@@ -116,13 +119,6 @@ def _hear() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if isolate.watched():
         isolate.answer_interrupts()
-
-
-def _work() -> NoReturn:
-    from onnxviz.cli.main import main as work
-
-    work()
-    sys.exit(0)
 
 
 def _start() -> tuple[int, isolate.Board] | None:

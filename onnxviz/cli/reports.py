@@ -8,10 +8,12 @@ from typing import Any, Final
 
 import typer
 
+from onnxviz import __version__
 from onnxviz.cli import saving
 from onnxviz.cli.command import Call
 from onnxviz.cli.run import Run
 from onnxviz.errors import LimitExceeded, ModelRejected, ModelUnsuitable, UsageError, WorkerCrashed
+from onnxviz.files import sha256, write_atomic
 from onnxviz.text import quoted
 
 #: So many checks that were not made for one reason are one line.
@@ -78,8 +80,6 @@ def _refuse(written: Path) -> None:
 
 def _known(path: Path) -> dict[str, Any]:
     """What a manifest says of a file that could not be opened."""
-    from onnxviz._version import __version__
-    from onnxviz.files import sha256
     from onnxviz.provenance import command
 
     try:
@@ -117,7 +117,6 @@ def _show(run: Run, found: Any, written: Path | None) -> None:
         run.note(text)
     if written is not None:
         from onnxviz.auditing.accept import skeleton
-        from onnxviz.files import write_atomic
 
         open_ = [one for one in found.findings if one.fingerprint not in found.accepted]
         write_atomic(written, skeleton(open_))
@@ -141,16 +140,16 @@ def compare(run: Run, call: Call) -> None:
     a, b = (run.load(call.arguments[name], name=name) for name in ("a", "b"))
 
     def save(found: Any) -> None:
-        applied = accept.apply(entries, found.findings)
-        for note in applied.notes:
+        accepted, unused = accept.apply(entries, found.findings)
+        for note in unused:
             run.note(note)
-        path = found.save(target, fail_on=fail_on, accepted=applied.accepted, model=call.arguments["b"])
+        path = found.save(target, fail_on=fail_on, accepted=accepted, model=call.arguments["b"])
         for line in found.lines():
             run.say(line)
-        outcome = verdict(found, fail_on, applied.accepted)
+        outcome = verdict(found, fail_on, accepted)
         run.say()
         run.say(f"{outcome}: {path}")
-        run.emit({**found.to_dict(fail_on=fail_on, accepted=applied.accepted), "out": str(path)})
+        run.emit({**found.to_dict(fail_on=fail_on, accepted=accepted), "out": str(path)})
         outcomes.append(outcome)
 
     outcomes: list[str] = []

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from onnxviz import isolate
 from onnxviz.errors import LONGEST_MESSAGE, UsageError, spelt
-from onnxviz.files import PICTURES, TABLES, destination, write_atomic
+from onnxviz.files import PICTURES, TABLES, destination, json_bytes, write_atomic
 from onnxviz.progress import Bar
-from onnxviz.text import quoted
+from onnxviz.text import printable, quoted
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -167,16 +167,12 @@ class Run:
     def note(self, text: str) -> None:
         """One line for the reader, on stderr."""
         if not self.quiet:
-            from onnxviz.text import printable
-
             self.bar.close()
             complain(printable(spelt(text), LONGEST_MESSAGE))
 
     def say(self, text: str = "") -> None:
         """One line of the result, on stdout, unless --json was given."""
         if not self.as_json:
-            from onnxviz.text import printable
-
             self.bar.close()
             print("\n".join(printable(line) for line in text.split("\n")))
 
@@ -187,8 +183,6 @@ class Run:
             sys.stdout.write(self._json(value).decode("utf-8"))
 
     def _json(self, value: dict[str, Any]) -> bytes:
-        from onnxviz.files import json_bytes
-
         return json_bytes({"schema": f"onnxviz.{self.command}/1", **value})
 
     def output(self, default: str | None = None) -> Path:

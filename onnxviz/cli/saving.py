@@ -5,13 +5,18 @@ Whatever ends a command early, what there is by then is written too, and marked 
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import onnxviz
 from onnxviz.cli.command import Call
 from onnxviz.cli.run import Run
-from onnxviz.errors import UsageError
+from onnxviz.errors import GradientNotFinite, ImageRejected, LimitExceeded, UsageError, WorkerCrashed
+from onnxviz.files import picture_bytes, write_atomic
+from onnxviz.progress import Interrupted
+from onnxviz.text import printable
 
 if TYPE_CHECKING:
     from onnxviz.network import Network
@@ -31,9 +36,6 @@ def finish(run: Run, compute: Callable[[], R], save: Callable[[Any], None], note
 
     note   what is said after Ctrl-C, behind "interrupted"
     """
-    from onnxviz.errors import GradientNotFinite, LimitExceeded, WorkerCrashed
-    from onnxviz.progress import Interrupted
-
     try:
         result = compute()
     except Interrupted as stop:
@@ -56,7 +58,6 @@ def readable(
     layer    how far they have to go through the network; None: all the way
     raises   ImageRejected where there is none that can be used, or the only one cannot
     """
-    from onnxviz.errors import ImageRejected
     from onnxviz.image.folder import find
 
     listing = find(images, endings=net.preprocessing.endings).require()
@@ -104,10 +105,7 @@ def each(run: Run, net: Network, images: Sequence[Path], compute: Callable[[Path
 
     raises   ImageRejected where there is no picture that can be read, or the only one cannot
     """
-    from onnxviz.errors import ImageRejected
     from onnxviz.image.folder import find
-    from onnxviz.progress import Interrupted
-    from onnxviz.text import printable
 
     listing = find(images, endings=net.preprocessing.endings).require()
     if len(listing.images) == 1 and not listing.skipped:
@@ -147,8 +145,6 @@ def each(run: Run, net: Network, images: Sequence[Path], compute: Callable[[Path
 
 def _named(target: Path, picture: Path, taken: set[str]) -> Path:
     """NAME-PICTURE.png for NAME.png; of pictures of one name in several folders, the later ones are numbered."""
-    from onnxviz.text import printable
-
     stem = f"{target.stem}-{printable(picture.stem, 100)}"
     names = (stem, *(f"{stem}-{number}" for number in range(2, len(taken) + 2)))
     name = next(name for name in names if name.casefold() not in taken)
@@ -237,8 +233,6 @@ class Film:
     def _checkpoint(self, shot: Shot) -> None:
         from PIL import Image
 
-        from onnxviz.files import picture_bytes, write_atomic
-
         out = self._run.output()
         name = f"{out.stem}.step{shot.index + 1:05d}{out.suffix}"
         picture = picture_bytes(Image.fromarray(shot.picture()), out.suffix.lower())
@@ -258,16 +252,12 @@ class Film:
         """Write the animation."""
         if self._path is None or not self._frames:
             return
-        from onnxviz.files import write_atomic
-
         write_atomic(self._path, animation(self._frames, self._path.suffix.lower()))
         self._run.note(f"{len(self._frames)} frames in {self._path}")
 
 
 def animation(frames: list[Any], kind: str) -> bytes:
     """An endless animation of PIL images of one size, the last of them held: '.gif' or '.webp'."""
-    import io
-
     buffer = io.BytesIO()
     durations = [_DURATION] * (len(frames) - 1) + [_HOLD]
     webp, gif = {"format": "WEBP", "quality": 85, "method": 3}, {"format": "GIF", "optimize": False}
@@ -287,7 +277,6 @@ def map(run: Run, call: Call) -> None:
 
 def sheet(run: Run, call: Call) -> None:
     """One result, or of several pictures or methods a sheet."""
-    import onnxviz
     from onnxviz.attribution.methods import METHODS, chosen, of
 
     net = run.load(call.model)

@@ -1,4 +1,4 @@
-"""What a technique takes, read from its source: its parameters, their types and defaults, and what its docstring says.
+"""What a technique takes, read from its source: parameters, types, defaults, the docstring; and what a shell offers.
 
 Importing a technique takes half a second (onnx, SciPy), which `--help` must not cost; parsing its file takes
 milliseconds. A docstring describes parameters in lines that begin with their names and two spaces or more; where
@@ -8,13 +8,20 @@ several share a line, they share its text. What follows "None:" there is the def
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import importlib.resources
 import inspect
+import os
 import re
-from collections.abc import Iterator, Sequence
+import shlex
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from onnxviz.network import Network
 
 #: A default that no literal says, and that of a parameter that has to be given.
 UNKNOWN: Final = object()
@@ -149,3 +156,63 @@ def _assigned(tree: ast.Module) -> Iterator[tuple[str, ast.expr]]:
             several = isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple)
             pairs = zip(target.elts, value.elts, strict=True) if several else [(target, value)]  # type: ignore[attr-defined]
             yield from ((name.id, one) for name, one in pairs if isinstance(name, ast.Name))
+
+
+# --- what the shell offers ------------------------------------------------------------------------
+#
+# What is known, and what the model that was given has in it. Nothing is imported before a tab is pressed; a model that
+# cannot be opened offers nothing.
+
+#: typer's way of asking what the shell may offer.
+ASKED: Final = "_ONNXVIZ_COMPLETE"
+
+
+def asked() -> list[str]:
+    """The words behind `onnxviz` that are completed, as bash or another shell hands them over."""
+    line = os.environ.get("COMP_WORDS", os.environ.get("_TYPER_COMPLETE_ARGS", ""))
+    try:
+        return shlex.split(line)[1:]
+    except ValueError:  # a quotation that is not closed yet
+        return line.split()[1:]
+
+
+def offered(wanted: str | Sequence[str]) -> Callable[..., list[str]]:
+    """A completion as typer takes it: of these words, or of what is called so in `_OFFERED`, or in the model."""
+
+    def complete(ctx: Any, args: list[str], incomplete: str) -> list[str]:
+        with contextlib.suppress(Exception):
+            known = map(str, _known(wanted, ctx.params) if isinstance(wanted, str) else wanted)
+            return [name for name in known if name.casefold().startswith(incomplete.casefold())]
+        return []
+
+    return complete
+
+
+# What a module of the package lists; files are the shell's.
+_OFFERED: Final[Mapping[str, tuple[str, Callable[[Any], Iterable[Any]]]]] = {
+    "models": ("catalogue", lambda module: (entry.name for entry in module.entries())),
+    "presets": ("image.preprocessing", lambda module: module.PRESETS),
+    "recipes": ("synthesis.presets", lambda module: module.PRESETS),
+    "providers": ("runtime.providers", lambda module: ["auto", *module.available()]),
+    "limits": ("limits", lambda module: (f"{name}=" for name in module.Limits.__dataclass_fields__)),
+}
+_IN_MODEL: Final[Mapping[str, Callable[[Network], Iterable[Any]]]] = {
+    "layers": lambda net: (layer.name for layer in net.layers),
+    "labels": lambda net: net.labels or (),
+    "inputs": lambda net: (value.name for value in net.model.graph.inputs),
+    "outputs": lambda net: (value.name for value in net.model.graph.outputs),
+}
+
+
+def _known(wanted: str, given: Mapping[str, Any]) -> Iterable[Any]:
+    if wanted in _OFFERED:
+        module, names = _OFFERED[wanted]
+        return names(importlib.import_module(f"onnxviz.{module}"))
+    import onnxviz
+
+    warnings.simplefilter("ignore")
+    # Behind an option whose value is typed just now, nothing has been read.
+    model = (
+        given.get("model") or given.get("a") or next(word for word in asked()[1:] if not word.startswith("-"))
+    )
+    return _IN_MODEL[wanted](onnxviz.load(model, labels=given.get("labels"), input=given.get("input")))

@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from onnxviz.cli import completion
 from onnxviz.cli.command import Command
 from onnxviz.cli.options import LEVELS, LIKE, Option, level, listed, switch, weights
 from onnxviz.files import FEATURES, PICTURES, TABLES
@@ -129,7 +128,7 @@ _LISTED: Final = (
         options={
             "measures": Option(
                 kind=str, help="srg, deletion, insertion, pixel-flipping, road, or all; with commas between.",
-                read=listed, default="srg", complete=completion.words("srg", "all"),
+                read=listed, default="srg", complete=("srg", "all"),
             ),
             "target": Option(kind=str, otherwise="each picture's top class"),
         },
@@ -193,7 +192,7 @@ _LISTED: Final = (
                 kind=list[str], read=lambda texts, _: "all" if texts == ["all"] else texts,
                 help="With --layer: a channel; may be given again; 'all' for every one.",
             ),
-            "preset": Option(complete=completion.recipes),
+            "preset": Option(complete="recipes"),
             "start": _path("IMAGE"),
             "patches": _path(
                 "DIR", "With --channel all: a folder that `onnxviz patches` wrote, for the page to link to."
@@ -286,7 +285,7 @@ _LISTED: Final = (
         options={
             "methods": Option(default="grad-cam"),
             "look_into": Option(metavar="LAYER"),
-            "method": Option(("--map",), complete=completion.words("pca", "tsne", "umap")),
+            "method": Option(("--map",), complete=("pca", "tsne", "umap")),
             "one_file": Option(kind=bool, help="Put the photos inside the page, as far as 15 MB go.", default=False),
         },
         more="Writes a folder: report.html, the photos that it loads, photos.parquet (with the features), layers.csv.",
@@ -302,7 +301,7 @@ _LISTED: Final = (
             "methods": Option(default="grad-cam"),
             "fail_on": Option(
                 kind=str, help="From which severity on a finding is exit code 1: high, medium, low or never.",
-                default="high", read=level, complete=completion.words(*LEVELS),
+                default="high", read=level, complete=LEVELS,
             ),
             "resume": _RESUME,
             "accept": _path("FILE.toml", "Findings that are accepted, each with a reason and a date."),
@@ -312,7 +311,7 @@ _LISTED: Final = (
             "provider": Option(),
             "provider_options": Option(),
             "optimise": Option(
-                kind=str, metavar="on|off", read=switch, complete=completion.words("on", "off"),
+                kind=str, metavar="on|off", read=switch, complete=("on", "off"),
                 help="Whether ONNX Runtime may rewrite the graph.",
             ),
         },
@@ -324,7 +323,7 @@ _LISTED: Final = (
         "models", "acts.models", "", None, summary="The catalogue: networks that are known by name.",
         options={
             "fetch": Option(
-                (), str, "Bring this network onto this machine.", metavar="NAME", complete=completion.models
+                (), str, "Bring this network onto this machine.", metavar="NAME", complete="models"
             ),
             "force": Option((), bool, "Fetch it again even if it is here."),
         },
@@ -349,11 +348,11 @@ _LISTED: Final = (
             "expose": Option((), list[str], "A layer to make an output, or 'all'.", metavar="LAYER"),
             "preprocessing": Option(
                 ("--preprocess",), str, "Written into the file: a preset or a JSON file.", metavar="NAME|FILE",
-                complete=completion.presets,
+                complete="presets",
             ),
             "labels": Option(
                 (), str, "Written into the file: a labels file, or 'imagenet'.", metavar="FILE",
-                complete=completion.words("imagenet"),
+                complete=("imagenet",),
             ),
         },
         without=("out", "channels", "licence", "verify"), **_GRAPH, **_NO_MODEL,

@@ -6,13 +6,12 @@ from typing import Any
 
 from onnxviz.cli.command import Call
 from onnxviz.cli.run import Run
-from onnxviz.errors import ImageRejected
+from onnxviz.errors import ImageRejected, NotFinite
+from onnxviz.text import printable
 
 
 def inspect(run: Run, call: Call) -> None:
     """What the network is made of."""
-    from onnxviz.text import printable
-
     found = call(run.load(call.model, warned=not run.as_json))
     for line in found.lines():
         run.say(printable(line))
@@ -21,11 +20,9 @@ def inspect(run: Run, call: Call) -> None:
 
 def predict(run: Run, call: Call) -> None:
     """The classes of each picture, and what could not be read."""
-    from onnxviz.errors import NotFinite
     from onnxviz.graph.output import SEQUENCE
     from onnxviz.image.folder import find
     from onnxviz.provenance import command, recording
-    from onnxviz.text import printable
 
     net = run.load(call.model)
     top = call.options.get("top", call.command.parameters["top"].default)

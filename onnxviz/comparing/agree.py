@@ -11,9 +11,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from onnxviz.auditing.finding import Check, Finding
+from onnxviz.auditing.finding import Check, Finding, checked
 from onnxviz.comparing.hybrids import ending
-from onnxviz.comparing.rules import RULES, check, found
+from onnxviz.comparing.rules import RULES, found
 from onnxviz.errors import UsageError, ways
 from onnxviz.graph.head import Head
 from onnxviz.graph.operators import computes
@@ -101,7 +101,7 @@ def input_check(a: Network, b: Network) -> Check:
                 f"{held[1]:.3g}: {beyond:.0%} of the range is cut off, {max(used, 0):.0%} of the codes are used.",
                 f"calibrate {name} on pictures that were prepared as they are when it is used, or correct the recipe",
             )  # fmt: skip
-    return check(rule, findings, figure="the same" if not findings else None, figures=figures)
+    return checked(rule, findings=findings, figure="the same" if not findings else None, figures=figures)
 
 
 def _recipes(a: Network, b: Network) -> Iterator[str]:

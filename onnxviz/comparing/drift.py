@@ -402,8 +402,6 @@ class _Found:
 
 def _small(values: np.ndarray) -> np.ndarray:
     """A map (H, W) as the means of SIDE×SIDE fields."""
-    from PIL import Image
-
     fields = Image.fromarray(np.asarray(values, np.float32)).resize((SIDE, SIDE), Image.Resampling.BOX)
     return np.asarray(fields)
 
@@ -439,22 +437,15 @@ def flips(
             with unnoted():
                 image = a.preprocessing.shown(a.pictures(sources_of[name])[0])
                 x = a.prepare(sources_of[name]), b.prepare(sources_of[name])
-                maps = {method: _pair((a, b), METHODS[method], x, classes, seed) for method in methods}
+                sides = list(zip((a, b), x, classes, strict=True))
+                maps = {}
+                for method in methods:
+                    by = METHODS[method]
+                    one, other = (_explained(net, by, given, to, seed)[0] for net, given, to in sides)
+                    maps[method] = one, other
         except ImageRejected:  # replaced meanwhile
             continue
         except ModelRejected:  # no gradients: the picture tells something by itself
             maps = {}
         found.append(Flip(name, image, (said[0], said[1]), maps))
     return found
-
-
-def _pair(
-    nets: tuple[Network, Network],
-    row: Method,
-    x: tuple[np.ndarray, np.ndarray],
-    classes: list[int],
-    seed: int,
-) -> tuple[Attribution, Attribution]:
-    """A's map for one class, and B's for the other."""
-    one, other = (_explained(*each, seed)[0] for each in zip(nets, (row, row), x, classes, strict=True))
-    return one, other

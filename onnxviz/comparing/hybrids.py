@@ -32,8 +32,8 @@ from onnxviz.graph.operators import SELECTIONS
 from onnxviz.graph.output import BINARY, CLASSES, NUMBERS, SEQUENCE, Head
 from onnxviz.graph.seams import Seam
 from onnxviz.network import Network
+from onnxviz.programs import filled
 from onnxviz.progress import Progress, silent
-from onnxviz.runtime.batching import filled
 
 # Variants of one graph: more save runs of A, and hold more values at a time.
 _TOGETHER: Final = 16

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from onnxviz.auditing.finding import FAIL_ON, Check, Evidence, Finding, counts
+from onnxviz.auditing.finding import FAIL_ON, Check, Evidence, Finding, checked, counts
 from onnxviz.auditing.report.page import Verdict
 from onnxviz.auditing.statistics import Likeness, Share
 from onnxviz.comparing.answers import Answers
@@ -25,9 +25,7 @@ from onnxviz.comparing.rules import (
     RULES,
     STILL,
     Rule,
-    check,
     found,
-    not_run,
 )
 from onnxviz.comparing.why import CUT_SUMS, LayerFigures, Why
 from onnxviz.errors import UsageError, near
@@ -60,11 +58,11 @@ def judged(parts: Mapping[str, Any], reasons: Mapping[str, str], pictures: bool)
     for rule in RULES.values():
         part, ask = _ASKED[rule.id]
         if rule.pictures and not pictures:
-            checks.append(not_run(rule, "no pictures were given"))
+            checks.append(checked(rule, "not-run", reason="no pictures were given"))
         elif part in parts:
             checks.append(ask(rule, parts[part], parts))
         else:
-            checks.append(not_run(rule, reasons.get(part, "an earlier part was not run")))
+            checks.append(checked(rule, "not-run", reason=reasons.get(part, "an earlier part was not run")))
     return tuple(checks)
 
 
@@ -96,7 +94,7 @@ def _finite(rule: Rule, answers: Answers, parts: Mapping[str, Any]) -> Check:
         "left out of all other figures.",
         "look for weights that are not finite (onnxviz inspect), or numbers that overflow in a narrow type",
     )  # fmt: skip
-    return check(rule, findings, figure=len(bad), figures={"pictures": bad})
+    return checked(rule, findings=findings, figure=len(bad), figures={"pictures": bad})
 
 
 def source(split: Split | None, why: Why | None, local: Local | None = None) -> str:
@@ -165,16 +163,16 @@ def _answers(rule: Rule, answers: Answers, parts: Mapping[str, Any]) -> Check:
         agreed = answers.pixels.agreement(MARGIN)
         if agreed is None:
             reason = "A is sure of no place, and finds nothing"
-            return check(rule, state="not-run", figures=figures, reason=reason)
+            return checked(rule, "not-run", figures=figures, reason=reason)
         told = answers.pixels.verdict(MARGIN)
         findings = found(rule, agreed[2], "", told, cause or "begin with the layers that the report names")
-        return check(rule, findings, figure=agreed[2], figures=figures)
+        return checked(rule, findings=findings, figure=agreed[2], figures=figures)
     if answers.reason:
-        return check(rule, state="not-applicable", reason=answers.reason, figures=figures)
+        return checked(rule, "not-applicable", reason=answers.reason, figures=figures)
     share = answers.agreement[MARGIN]
     if not share.of:
         reason = f"A is sure of none of {answers.pictures} pictures: the two best classes are nowhere {MARGIN:g} apart"
-        return check(rule, state="not-run", figures=figures, reason=reason)
+        return checked(rule, "not-run", figures=figures, reason=reason)
     evidence = []
     if answers.flips.get("picture"):
         rows = {title: list(answers.flips[name])[:_FLIPS] for name, title in _EVIDENCE.items()}
@@ -187,14 +185,16 @@ def _answers(rule: Rule, answers: Answers, parts: Mapping[str, Any]) -> Check:
         cause or "begin with the layers that the report names; the pictures are in flips.csv",
         evidence,
     )  # fmt: skip
-    return check(rule, findings, figure=upper, figures=figures, evidence=() if findings else evidence)
+    return checked(
+        rule, findings=findings, figure=upper, figures=figures, evidence=() if findings else evidence
+    )
 
 
 def _runtime(rule: Rule, moved: Likeness | None, parts: Mapping[str, Any]) -> Check:
     if moved is None:
-        return check(rule, state="not-applicable", reason="B is run as its file has it: nothing is rewritten")
+        return checked(rule, "not-applicable", reason="B is run as its file has it: nothing is rewritten")
     if not moved.signal and not moved.noise:
-        return check(rule, state="not-applicable", reason="B gives the same for every place of its outputs")
+        return checked(rule, "not-applicable", reason="B gives the same for every place of its outputs")
     findings = found(
         rule, moved.sqnr, "",
         f"ONNX Runtime's rewriting of the graph changes B's outputs: {moved.sqnr:.1f} dB against the file.",
@@ -214,7 +214,7 @@ def _runtime(rule: Rule, moved: Likeness | None, parts: Mapping[str, Any]) -> Ch
             )
             for one in findings
         ]
-    return check(rule, findings, figure=moved.sqnr, figures=moved.figures())
+    return checked(rule, findings=findings, figure=moved.sqnr, figures=moved.figures())
 
 
 def _drift(rule: Rule, drift: Drift, parts: Mapping[str, Any]) -> Check:
@@ -222,7 +222,7 @@ def _drift(rule: Rule, drift: Drift, parts: Mapping[str, Any]) -> Check:
     if drift.reason or not any(one.drifted.of for one in drift.methods.values()):
         reason = drift.reason or "; ".join(f"{name}: {one.reason}" for name, one in drift.methods.items())
         reason = reason or "no map could be compared"
-        return check(rule, state="not-applicable", reason=reason, figures=figures)
+        return checked(rule, "not-applicable", reason=reason, figures=figures)
     findings: list[Finding] = []
     lowest = 0.0
     for name, one in drift.methods.items():
@@ -237,7 +237,7 @@ def _drift(rule: Rule, drift: Drift, parts: Mapping[str, Any]) -> Check:
             else "see whether B's answers rest on other places: the worst pictures stand side by side",
             [Evidence("The worst pictures, A's map and B's.", sheet)] if sheet is not None else [],
         )  # fmt: skip
-    return check(rule, findings, figure=lowest, figures=figures)
+    return checked(rule, findings=findings, figure=lowest, figures=figures)
 
 
 def missing(matching: Matching) -> list[str]:
@@ -254,8 +254,8 @@ def _matching(rule: Rule, matching: Matching, parts: Mapping[str, Any]) -> Check
     figures = {"macs": macs, "values": values, "pairs": pairs, "missing": missing(matching)}
     if rule.grade(macs):
         reason = f"only {macs:.0%} of A's multiply-accumulates were found in B: the layers are incomplete"
-        return check(rule, state="not-run", reason=reason, figure=macs, figures=figures)
-    return check(rule, figure=macs, figures=figures)
+        return checked(rule, "not-run", reason=reason, figure=macs, figures=figures)
+    return checked(rule, figure=macs, figures=figures)
 
 
 # --- layers -------------------------------------------------------------------------------------
@@ -264,7 +264,7 @@ def _matching(rule: Rule, matching: Matching, parts: Mapping[str, Any]) -> Check
 def _layer(rule: Rule, local: Local, parts: Mapping[str, Any]) -> Check:
     worst = next(iter(local.ranked), None)
     if worst is None or not worst.e:
-        return check(rule, figure="no layer differs")
+        return checked(rule, figure="no layer differs")
     name, share, advice = printable(worst.layer), worst.share, parts.get("advice")
     findings: list[Finding] = []
     if share >= LAYER_SHARE and worst.e >= LAYER_MOVED:
@@ -277,7 +277,9 @@ def _layer(rule: Rule, local: Local, parts: Mapping[str, Any]) -> Check:
         else:
             told = f"{alone}, and stands out of all other layers (z {worst.z:.1f})."
             findings = found(rule, worst.z, name, told, _MEND + (advice.way_out if advice else ""))
-    return check(rule, findings, figure=worst.z, figures={"layer": name, "share": share, "z": worst.z})
+    return checked(
+        rule, findings=findings, figure=worst.z, figures={"layer": name, "share": share, "z": worst.z}
+    )
 
 
 _OfLayer = Callable[[Any], "tuple[float, str, str] | None"]
@@ -288,13 +290,13 @@ def _each(rule: Rule, why: Why, ask: _OfLayer) -> Check:
     findings: list[Finding] = []
     asked = [(one, said) for one in why.layers if (said := ask(one)) is not None]
     if not asked:
-        return check(rule, state="not-applicable", reason="B holds no layer as integers of a fixed range")
+        return checked(rule, "not-applicable", reason="B holds no layer as integers of a fixed range")
     for one, (value, sentence, advice) in asked:
         layer = one.pair.layer if one.unrectified is None else one.unrectified[0]
         findings += found(rule, value, printable(layer), sentence, advice)
     values = [value for _, (value, _, _) in asked]
     worst = min(values) if rule.below else max(values)
-    return check(rule, findings, figure=worst, figures={"layers": len(asked), "worst": worst})
+    return checked(rule, findings=findings, figure=worst, figures={"layers": len(asked), "worst": worst})
 
 
 def further(one: LayerFigures) -> float:
@@ -368,7 +370,7 @@ def _range(rule: Rule, why: Why, parts: Mapping[str, Any]) -> Check:
         f"{why.pictures} pictures are too few to tell whether others need more than these do of the range of "
         f"{', '.join(unsure[:3])}{', …' if len(unsure) > 3 else ''}; give more, and --probes"
     )
-    return check(rule, state="not-run", reason=reason, figure=done.figure, figures=done.figures)
+    return checked(rule, "not-run", reason=reason, figure=done.figure, figures=done.figures)
 
 
 def _relu(rule: Rule, why: Why, parts: Mapping[str, Any]) -> Check:
@@ -395,14 +397,14 @@ def _weights(rule: Rule, why: Why, parts: Mapping[str, Any]) -> Check:
     every += [(one.node_a, one) for one in why.unplaced]
     short = [(name, one, one.short) for name, one in every if one.short is not None]
     if not short:
-        return check(rule, state="not-applicable", reason="B holds no weights as integers")
+        return checked(rule, "not-applicable", reason="B holds no weights as integers")
     findings: list[Finding] = []
     for name, one, under in short:
         told = "; ".join(one.sentences()) or f"its weights are {one.sqnr:.1f} dB above their error"
         told = f"{printable(name, 80)}: {told}."
         findings += found(rule, under, printable(name), told, "quantise this layer's weights anew from A's")
     worst = max(under for _, _, under in short)
-    return check(rule, findings, figure=worst, figures={"worst": worst})
+    return checked(rule, findings=findings, figure=worst, figures={"worst": worst})
 
 
 #: By rule: the part that it asks, and how.

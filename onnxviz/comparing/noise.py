@@ -12,7 +12,7 @@ from onnxviz.auditing.statistics import Share
 from onnxviz.errors import ImageRejected
 from onnxviz.graph.output import BINARY, Head
 from onnxviz.network import Network
-from onnxviz.runtime.batching import filled
+from onnxviz.programs import filled
 
 _PROBES: Final = 16  # pictures that noise is tried on
 _LARGEST: Final = 64.0  # grey levels of noise, beyond which nobody would call it noise

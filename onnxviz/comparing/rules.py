@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-from onnxviz.auditing.finding import SEVERITIES, Check, Evidence, Finding, Severity, State
+from onnxviz.auditing.finding import Evidence, Finding, Severity
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Rule:
     id        stable: 'compare.answers'
     title     what it asks
     means     what a finding means, in a few words, '{where}' being its place
-    figure    what is measured, in words
+    measure   what is measured, in words
     levels    the thresholds, the gravest first; none: whatever is found
     below     whether a figure *under* the threshold is a finding
     unit      behind the figure and the threshold
@@ -31,7 +31,7 @@ class Rule:
     id: str
     title: str
     means: str
-    figure: str
+    measure: str
     levels: tuple[tuple[Severity, float], ...]
     below: bool = False
     unit: str = ""
@@ -174,41 +174,6 @@ LAYER_MOVED: Final = 0.03
 CLIPPED_BY: Final = 0.1
 #: Under it two files are not of one network at all.
 SAME_NETWORK: Final = 0.3
-
-
-def check(
-    rule: Rule,
-    findings: Sequence[Finding] = (),
-    *,
-    state: State | None = None,
-    reason: str = "",
-    figure: float | int | str | None = None,
-    evidence: Sequence[Evidence] = (),
-    figures: Mapping[str, Any] | None = None,
-) -> Check:
-    """What became of a rule.
-
-    state   None: 'found' where there are findings, else 'clean'
-    """
-    gravest = sorted(findings, key=lambda one: SEVERITIES.index(one.severity))
-    return Check(
-        rule.id,
-        rule.title,
-        state or ("found" if findings else "clean"),
-        reason,
-        figure,
-        rule.threshold,
-        rule.limits,
-        tuple(gravest),
-        tuple(evidence),
-        dict(figures or {}),
-        rule.figure,
-    )
-
-
-def not_run(rule: Rule, reason: str) -> Check:
-    """A rule that could not be asked."""
-    return check(rule, state="not-run", reason=reason)
 
 
 def found(

@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from onnxviz.graph.surgery import cut
 from onnxviz.network import Network
-from onnxviz.runtime.batching import filled
+from onnxviz.programs import filled
 
 T = TypeVar("T")
 # Elements of a value whose sizes the graph does not tell.

@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib.resources
 import importlib.util
 import inspect
+import io
 import logging
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx_ir as ir
+from onnx import save
+from PIL import Image
 
 import onnxviz
 from onnxviz.auditing.report.page import Figure
@@ -21,6 +25,7 @@ from onnxviz.files import png_bytes, write_atomic
 from onnxviz.image.io import read
 from onnxviz.network import Network
 from onnxviz.progress import Progress
+from onnxviz.runtime.providers import quantiser
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -136,10 +141,6 @@ def write_crops(folder: Path, found: list[Path], per_photo: int, seed: int) -> P
 
 
 def _jpeg(pixels: np.ndarray) -> bytes:
-    import io
-
-    from PIL import Image
-
     picture = Image.fromarray(pixels)
     if picture.width > _CROP:
         picture = picture.resize((_CROP, _CROP), Image.Resampling.LANCZOS)
@@ -151,11 +152,6 @@ def _jpeg(pixels: np.ndarray) -> bytes:
 def write_int8(net: Network, pictures: list[Path], path: Path) -> Path:
     """Write the network in 8 bits by ONNX Runtime's own quantiser: QDQ form, weights per channel, ranges of what these
     pictures give."""
-    import onnx_ir as ir
-    from onnx import save
-
-    from onnxviz.runtime.providers import quantiser
-
     ort = quantiser()
 
     class Reader(ort.CalibrationDataReader):  # type: ignore[name-defined]

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import onnxviz
 from onnxviz.auditing.report.facts import facts
 from onnxviz.auditing.report.html import render
 from onnxviz.auditing.report.page import Page, Section
@@ -49,8 +50,6 @@ def demo(
     returns   the path of index.html
     raises    OutputRefused
     """
-    import onnxviz
-
     folder = Path(out)
     with claimed(folder):
         _replaceable(folder / "index.html")

@@ -26,11 +26,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from onnxviz import programs
 from onnxviz.errors import COMMAND, ImageRejected, ModelUnsuitable, at_least
 from onnxviz.image.folder import EXTENSIONS, Listing, Skipped, decode, find
 from onnxviz.progress import Progress, silent
 from onnxviz.provenance import note_set, recording
-from onnxviz.runtime import batching
 from onnxviz.text import printable, quoted
 
 if TYPE_CHECKING:
@@ -119,9 +119,9 @@ def plan(net: Network, count: int, batch: int | None = None) -> Plan:
     """
     if batch is not None:
         at_least("batch", batch)
-    workers = max(1, min(net.threads or batching.cores(), count))
+    workers = max(1, min(net.threads or programs.cores(), count))
     fixed = 1 if count > 1 and net.alone is not None else net.batched[1]
-    fitting = batching.batch_size(net.elements, largest=_LARGEST_ON_CPU * workers)
+    fitting = programs.batch_size(net.elements, largest=_LARGEST_ON_CPU * workers)
     each = fixed or batch or min(_LARGEST_ON_CPU, max(1, fitting // workers), -(-count // workers))
     return Plan(max(1, min(workers, fitting // max(each, net.batched[1] or 1))), each)
 
@@ -231,7 +231,7 @@ class _Worker:
     def _run_equal(self, views: np.ndarray) -> dict[str, np.ndarray]:
         """The outputs for views of one size, (n, h, w, C)."""
         # Where the file fixes its batch it is filled up, and the surplus thrown away.
-        x = batching.filled(self._net.preprocessing.normalise(views), self._filled_to)
+        x = programs.filled(self._net.preprocessing.normalise(views), self._filled_to)
         with self._gate:
             arrays = self._program({self._net.input.name: x})
         for name, array in arrays.items():

@@ -328,7 +328,7 @@ def decode(
 
         read = cast("Callable[[P], T]", io.read)
     if workers is None:
-        from onnxviz.runtime.batching import cores
+        from onnxviz.programs import cores
 
         workers = min(8, cores())
     ahead = 2 * workers if ahead is None else ahead

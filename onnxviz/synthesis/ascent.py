@@ -14,9 +14,9 @@ from onnxviz import objectives
 from onnxviz.attribution.targets import Channel, Neuron, Target, Targets, parse, place_of
 from onnxviz.errors import ModelUnsuitable, UsageError, at_least
 from onnxviz.image.io import read
+from onnxviz.programs import filled
 from onnxviz.progress import Shown, told
 from onnxviz.provenance import recorded
-from onnxviz.runtime.batching import filled
 from onnxviz.synthesis.machine import Machine, Step
 from onnxviz.synthesis.made import (
     Easel,

@@ -16,7 +16,7 @@ from onnxviz.graph.operators import computing, family
 from onnxviz.network import Network
 from onnxviz.objectives import Objective
 from onnxviz.objectives.likeness import gram_of, means_of, near, texture
-from onnxviz.runtime.batching import filled
+from onnxviz.programs import filled
 from onnxviz.synthesis.made import resized
 from onnxviz.synthesis.step import at_size
 

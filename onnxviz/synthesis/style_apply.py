@@ -12,8 +12,8 @@ from onnxviz.errors import ImageRejected, LimitExceeded, ModelFailed, ModelUnsui
 from onnxviz.image.io import read
 from onnxviz.inputs import ASSUMED
 from onnxviz.network import ImageLike, Network
+from onnxviz.programs import filled
 from onnxviz.provenance import recorded
-from onnxviz.runtime.batching import filled
 from onnxviz.synthesis.made import Painting, bytes_at, fitted, resized
 
 if TYPE_CHECKING:

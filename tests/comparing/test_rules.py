@@ -24,7 +24,7 @@ def test_the_page_has_the_table_of_thresholds():
     assert all(len(cells) == 5 and all(cells) for cells in told)
     for rule, cells in zip(RULES.values(), told, strict=True):
         level = "incomplete" if rule.id == "compare.matching" else rule.severity
-        assert cells[:3] == [f"`{rule.id}`", f"{level} {rule.threshold}", rule.figure]
+        assert cells[:3] == [f"`{rule.id}`", f"{level} {rule.threshold}", rule.measure]
 
 
 @pytest.mark.parametrize(

@@ -145,9 +145,9 @@ def test_an_error_in_the_graph_reaches_the_caller(photos, monkeypatch):
 
 def test_plan_shares_memory_between_the_workers(monkeypatch):
     net = load(threads=4)
-    monkeypatch.setattr(module.batching, "batch_size", lambda elements, largest: min(3, largest))
+    monkeypatch.setattr(module.programs, "batch_size", lambda elements, largest: min(3, largest))
     assert plan(net, 1000) == Plan(3, 1)
-    monkeypatch.setattr(module.batching, "batch_size", lambda elements, largest: largest)
+    monkeypatch.setattr(module.programs, "batch_size", lambda elements, largest: largest)
     assert plan(net, 1000) == Plan(4, 8)
     assert plan(net, 12) == Plan(4, 3)  # a few images are dealt to all workers
     assert plan(net, 1000, batch=2) == Plan(4, 2)

@@ -36,7 +36,7 @@ def _throughput() -> list[dict]:
     the whole bundled network, images in memory. Both once with all cores and once with half of them: on a CPU
     the two parts share the cores, so that "the slower of the two" is a bound only where each has its own.
     """
-    from onnxviz.runtime.batching import cores
+    from onnxviz.programs import cores
 
     count = cores()
     half = max(1, count // 2)

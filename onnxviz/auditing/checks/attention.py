@@ -6,12 +6,15 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+from PIL import Image
 
+from onnxviz.attribution.cam import cam
 from onnxviz.auditing.checks.shortcut import Region, beside, hidden, turned
 from onnxviz.auditing.finding import Evidence
 from onnxviz.auditing.registry import Found, NotRun, Rule, check, columns
 from onnxviz.auditing.subject import Subject
 from onnxviz.auditing.truth import read_mask, seen_mask
+from onnxviz.progress import silent
 from onnxviz.text import quoted
 
 _PICTURES: Final = 5  # of one class: of fewer there are no limits worth the name
@@ -101,9 +104,6 @@ def _looked(subject: Subject) -> tuple[dict[int, list[Looked]], int]:
 
 def attributed(subject: Subject, place: int, label: int) -> Any:
     """Grad-CAM of one picture, (h, w) as the network sees it."""
-    from onnxviz.attribution.cam import cam
-    from onnxviz.progress import silent
-
     return cam(subject.net, subject.images[place], target=label, progress=silent)
 
 
@@ -206,8 +206,6 @@ def nearest(maps: np.ndarray, members: np.ndarray) -> list[int]:
 
 def small(values: np.ndarray) -> np.ndarray:
     """What speaks for the class, (28, 28), summing to 1; zeros where nothing does."""
-    from PIL import Image
-
     whole = Image.fromarray(np.maximum(values, 0).astype(np.float32))
     found = np.asarray(whole.resize((_SIDE, _SIDE), Image.Resampling.BOX), np.float64)
     return found / (found.sum() or 1.0)

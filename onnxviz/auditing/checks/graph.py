@@ -11,7 +11,7 @@ import numpy as np
 from onnxviz.auditing.finding import Evidence, Finding
 from onnxviz.auditing.registry import Found, Rule, check
 from onnxviz.auditing.subject import Subject
-from onnxviz.errors import ModelFailed, ModelRejected
+from onnxviz.errors import ModelFailed, ModelRejected, judged
 from onnxviz.graph.analysis.ways import Box, Join
 from onnxviz.text import quoted
 
@@ -173,7 +173,6 @@ def _marked(views: Sequence[np.ndarray], box: Box, height: int, width: int) -> o
 )
 def gradient_rules(subject: Subject, rule: Rule) -> Found:
     """Operators on a way from the picture that no gradient rule is known for."""
-    from onnxviz.errors import judged
     from onnxviz.grad.model import support
 
     with judged(subject.net.judge):

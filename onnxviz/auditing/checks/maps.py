@@ -71,8 +71,6 @@ def gain(subject: Subject, rule: Rule) -> Found:
 
 def fits(subject: Subject, method: str) -> bool:
     """Whether the method can be taken of this network at all."""
-    from onnxviz.attribution.sheet import attributions
-
     try:
         attributions(subject.net, subject.probes[:1], [method], progress=silent)
     except (ModelUnsuitable, UnsupportedOperator):

@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 import onnx_ir as ir
 
+from onnxviz import programs
 from onnxviz.auditing.finding import Evidence, Severity
 from onnxviz.auditing.registry import Found, NotApplicable, Rule, check
 from onnxviz.auditing.statistics import Likeness
@@ -21,7 +22,7 @@ from onnxviz.graph.operators import computes
 from onnxviz.graph.output import Tail, ranked
 from onnxviz.graph.surgery import cut
 from onnxviz.network import Network
-from onnxviz.runtime import batching, providers
+from onnxviz.runtime import providers
 from onnxviz.runtime.providers import CPU
 from onnxviz.text import quoted
 
@@ -191,7 +192,7 @@ def _layers(here: Network, there: Network, x: np.ndarray, least: float) -> dict[
 
 def _apart(here: Network, there: Network, x: np.ndarray, names: list[str]) -> dict[str, float]:
     """Decibels of some layers; of numbers only, no places or masks."""
-    feeds = {here.input.name: batching.filled(x, here.batched[1] or 1)}
+    feeds = {here.input.name: programs.filled(x, here.batched[1] or 1)}
     cuts = (net.compile(lambda: cut(here.batched[0], names), key=None) for net in (here, there))
     one, other = (program(feeds, names) for program in cuts)
     real = [name for name in names if one[name].dtype.kind == "f"]
@@ -235,7 +236,7 @@ def _outputs(subject: Subject, names: Sequence[str] = (), **options: Any) -> dic
     size = max(1, net.batch_size())
     found: dict[str, list[np.ndarray]] = {}
     for start in range(0, len(subject.probes), size):
-        chunk = batching.filled(subject.probes[start : start + size], net.batched[1] or 1)
+        chunk = programs.filled(subject.probes[start : start + size], net.batched[1] or 1)
         for name, array in program({net.input.name: chunk}).items():
             found.setdefault(name, []).append(np.asarray(array).reshape(-1))
     return {name: np.concatenate(arrays) for name, arrays in found.items()}

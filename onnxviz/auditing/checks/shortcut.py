@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+from PIL import Image, ImageDraw
 
 from onnxviz.attribution.masks import _blurred
 from onnxviz.auditing.finding import Evidence, Finding, Severity
@@ -192,8 +193,6 @@ def _others(subject: Subject, label: int) -> list[np.ndarray]:
 
 def _marked(subject: Subject, cases: list[Case]) -> Any:
     """The pictures side by side, the region outlined."""
-    from PIL import Image, ImageDraw
-
     wanted = {case.place: case for case in cases}
     tiles = []
     for place, _, view in subject.each(sorted(wanted)):
@@ -208,8 +207,6 @@ def _marked(subject: Subject, cases: list[Case]) -> Any:
 
 def beside(tiles: list[Any]) -> Any:
     """Pictures side by side on white."""
-    from PIL import Image
-
     size = sum(tile.width + 8 for tile in tiles), max(tile.height for tile in tiles)
     sheet = Image.new("RGB", size, "white")
     at = 0
@@ -288,7 +285,6 @@ def _normalised(windows: np.ndarray) -> np.ndarray:
 
 def _small(view: np.ndarray, part: Any, scale: float) -> tuple[np.ndarray, np.ndarray]:
     """(h, w) float32, the longer side `_SIDE` times the scale, without what varies slowly; and what is not the part."""
-    from PIL import Image
     from scipy.ndimage import gaussian_filter
 
     grey = Image.fromarray(view.astype(np.float32).mean(axis=2))

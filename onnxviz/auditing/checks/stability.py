@@ -11,6 +11,7 @@ from functools import wraps
 from typing import Final
 
 import numpy as np
+from PIL import Image
 
 from onnxviz.auditing.finding import Evidence
 from onnxviz.auditing.registry import Found, NotApplicable, NotRun, Rule, check
@@ -21,6 +22,8 @@ from onnxviz.synthesis.fool_attack import Attack, Budget, to_pictures, to_planes
 
 #: A step's name, and the picture of 0 to 255 as the network sees it then.
 Step = tuple[str, np.ndarray]
+#: Makes the steps of a picture: its place, itself, as the network sees it.
+Steps = Callable[[Subject, int, np.ndarray, np.ndarray], Iterator[Step]]
 _MEASURE: Final = "share of confident pictures whose class changes at the mildest step (lower limit, 95 %)"
 _LIMITS: Final = (
     "Pictures of which the network is not sure (the two best classes within 0.1) are left out. A stable network may be "
@@ -28,12 +31,10 @@ _LIMITS: Final = (
 )
 
 
-def _stable(
-    id: str, title: str
-) -> Callable[[Callable[[Subject, int, np.ndarray, np.ndarray], Iterator[Step]]], None]:
-    """Enter the steps that a function makes of a picture (its place, itself, as the network sees it) as a check."""
+def _stable(id: str, title: str) -> Callable[[Steps], None]:
+    """Enter the steps that a function makes as a check."""
 
-    def enter(steps: Callable[[Subject, int, np.ndarray, np.ndarray], Iterator[Step]]) -> None:
+    def enter(steps: Steps) -> None:
         @wraps(steps)
         def judged(subject: Subject, rule: Rule) -> Found:
             return _judged(subject, rule, steps)
@@ -44,9 +45,7 @@ def _stable(
     return enter
 
 
-def _judged(
-    subject: Subject, rule: Rule, steps: Callable[[Subject, int, np.ndarray, np.ndarray], Iterator[Step]]
-) -> Found:
+def _judged(subject: Subject, rule: Rule, steps: Steps) -> Found:
     """The share of confident pictures whose class changes, by step; the mildest step is held against the threshold."""
     answers = subject.answers
     rows = {int(place): row for row, place in enumerate(answers.place)}
@@ -95,8 +94,6 @@ def shift(subject: Subject, place: int, picture: np.ndarray, view: np.ndarray) -
 @_stable("stability.jpeg", "Do answers survive JPEG?")
 def jpeg(subject: Subject, place: int, picture: np.ndarray, view: np.ndarray) -> Iterator[Step]:
     """JPEG of quality 90 and 75, of what the network sees."""
-    from PIL import Image
-
     subject.net.preprocessing.require_pictures("JPEG")
     for quality in (90, 75):
         buffer = io.BytesIO()

@@ -18,6 +18,7 @@ import numpy as np
 
 from onnxviz.auditing.finding import Check, Finding, counts, ordered
 from onnxviz.tables import Columns
+from onnxviz.text import file_name
 
 Verdict = Literal["pass", "fail", "incomplete"]
 
@@ -223,8 +224,6 @@ def heat(method: str, target: str, values: np.ndarray, *, signed: bool = False) 
 
 def evidence_files(page: Page) -> dict[int, str]:
     """Where each evidence of the checks is written, without ending: `evidence/CHECK-1`, by the object's `id`."""
-    from onnxviz.text import file_name
-
     return {
         id(one): f"evidence/{file_name(check.id)}-{number}"
         for check in page.checks

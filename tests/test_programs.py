@@ -2,7 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from onnxviz.runtime import batching
+from onnxviz import programs
 
 
 @pytest.mark.parametrize(
@@ -12,9 +12,9 @@ from onnxviz.runtime import batching
 def test_batch_size_is_a_power_of_two_that_fits_a_quarter_of_the_memory(
     monkeypatch, free, elements, expected
 ):
-    monkeypatch.setattr(batching.psutil, "virtual_memory", lambda: SimpleNamespace(available=free))
-    assert batching.batch_size(elements, 32) == expected
+    monkeypatch.setattr(programs.psutil, "virtual_memory", lambda: SimpleNamespace(available=free))
+    assert programs.batch_size(elements, 32) == expected
 
 
 def test_dynamic_sizes_count_once():
-    assert batching.elements([("N", 3, 4), (2, 2)]) == 16
+    assert programs.elements([("N", 3, 4), (2, 2)]) == 16
