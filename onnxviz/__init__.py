@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from onnxviz._version import __version__
 
 # Public name -> module. Loaded at first use: `import onnxviz` must stay light, since onnx_ir alone takes 0.3 s.
 _PUBLIC = {

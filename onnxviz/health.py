@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
-from onnxviz import __version__, isolate
+from onnxviz import isolate
+from onnxviz._version import __version__
 from onnxviz.errors import OnnxVizError
 
 # All of these install the one importable package `onnxruntime` and overwrite each other's files.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from onnxviz import __version__
+from onnxviz._version import __version__
 from onnxviz.errors import ModelUnsuitable, UnknownLayer, UsageError, at_least, judging, spelt, ways
 from onnxviz.graph.dequantised import QUANTISING
 from onnxviz.graph.open.load import Loaded

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import onnx_ir as ir
 
-from onnxviz import __version__
+from onnxviz._version import __version__
 from onnxviz.attribution.methods import LAYER, METHODS, Method
 from onnxviz.attribution.targets import parse
 from onnxviz.errors import ModelUnsuitable, UsageError, judged, near, one_of

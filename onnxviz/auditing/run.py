@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_args
 
-from onnxviz import __version__
+from onnxviz._version import __version__
 from onnxviz.auditing import accept as accepting
 from onnxviz.auditing import policy as policies
 from onnxviz.auditing import resume as resuming

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from onnxviz import __version__
+from onnxviz._version import __version__
 from onnxviz.cli.command import AsTyped, Program, typed
 from onnxviz.cli.run import complain, discard
 from onnxviz.cli.signatures import ASKED, asked

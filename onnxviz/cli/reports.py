@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import typer
 
-from onnxviz import __version__
+from onnxviz._version import __version__
 from onnxviz.cli import saving
 from onnxviz.cli.command import Call
 from onnxviz.cli.run import Run

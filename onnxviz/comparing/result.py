@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from onnxviz import __version__
+from onnxviz._version import __version__
 from onnxviz.auditing.finding import Check, Finding, ordered
 from onnxviz.auditing.resume import digest, earlier, pictured, read, refusal
 from onnxviz.auditing.statistics import Likeness, Share

@@ -11,7 +11,7 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-from onnxviz import __version__
+from onnxviz._version import __version__
 from onnxviz.errors import GradientNotFinite
 from onnxviz.graph.tape import Tape
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from onnxviz import __version__
+from onnxviz._version import __version__
 from onnxviz.errors import ImageRejected, UsageError, at_least, one_of
 from onnxviz.image.recipe import check_made
 from onnxviz.limits import Limits

@@ -11,7 +11,7 @@ from typing import Any, Final
 from urllib.parse import quote
 from xml.etree import ElementTree
 
-from onnxviz import __version__
+from onnxviz._version import __version__
 from onnxviz.auditing.finding import Check, Finding
 from onnxviz.auditing.report.clauses import CLAUSES
 from onnxviz.auditing.report.facts import from_here
