@@ -215,6 +215,8 @@ def _planes(array: np.ndarray, channels_last: bool) -> np.ndarray:
 
 # --- Score-CAM: channels weighted by the score of the picture when only what they mark shows ------------
 
+_AT_ONCE = 64  # channels whose maps are upsampled together
+
 
 def score_cam(
     net: Network,
@@ -288,17 +290,15 @@ def score_cam(
     )
 
 
-def cells(
-    activations: np.ndarray, rows: np.ndarray, columns: np.ndarray, *, at_once: int = 64
-) -> tuple[np.ndarray, np.ndarray]:
+def cells(activations: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Each channel's map shifted and scaled so that upsampled it runs from 0 to 1.
 
     activations   (C, h, w)
     returns       (M, h, w) float32 for the M channels that are not the same everywhere, and which these are, (C,) bool
     """
     low, high = (np.empty(len(activations)) for _ in range(2))
-    for start in range(0, len(activations), at_once):
-        part = slice(start, start + at_once)
+    for start in range(0, len(activations), _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
         whole = rows @ activations[part].astype(np.float64) @ columns.T
         low[part], high[part] = whole.min(axis=(1, 2)), whole.max(axis=(1, 2))
     span = high - low

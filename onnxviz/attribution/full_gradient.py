@@ -104,30 +104,23 @@ def _stretched(shares: np.ndarray) -> np.ndarray:
 # input plus every offset times its own cotangent (Srinivas & Fleuret 2019, arXiv:1905.00780).
 
 
-Read = Callable[[dict[str, np.ndarray]], np.ndarray]
-
-
 @dataclass(frozen=True)
 class Offset:
     """One layer's offset.
 
     layer    the name of its output
-    kind     'bias' or 'activation'
     needs    the values that it is made of
     read     {name: (N, ...)} -> the offset, which broadcasts to the layer's shape. Of a curve it is what `curves` gave
     chain    the nodes of a curve
     """
 
     layer: str
-    kind: str
     needs: tuple[str, ...]
-    read: Read
+    read: Callable[[dict[str, np.ndarray]], np.ndarray]
     chain: tuple[ir.Node, ...] = ()
 
 
-def offsets(
-    model: ir.Model, of: Sequence[str], passes: Callable[[ir.Node], bool] = lambda node: True
-) -> list[Offset]:
+def offsets(model: ir.Model, of: Sequence[str], passes: Callable[[ir.Node], bool]) -> list[Offset]:
     """The offsets of every layer that the values `of` depend on, after BatchNormalization was folded.
 
     Only on the way of the picture's own numbers: what adds to lengths (shape arithmetic) is no layer. What `read` takes
@@ -172,7 +165,7 @@ def _leading_to(graph: ir.Graph, names: Sequence[str], passes: Callable[[ir.Node
 
 def _fixed(layer: str, array: np.ndarray) -> Offset | None:
     array = array.astype(np.float32)
-    return Offset(layer, "bias", (), lambda values: array) if array.any() else None
+    return Offset(layer, (), lambda values: array) if array.any() else None
 
 
 def _bias(node: ir.Node, y: str) -> Offset | None:
@@ -235,7 +228,7 @@ def _activation(node: ir.Node, y: str, pictured: set[ir.Value]) -> Offset | None
     if word in ("multiply", "divide") and all(x in pictured for x in node.inputs):
         # Both vary (a swish, a gate): in J·x the product counts twice, the quotient not at all.
         sign = np.float32(-1 if word == "multiply" else 1)
-        return Offset(y, "activation", (y,), lambda values: sign * values[y])
+        return Offset(y, (y,), lambda values: sign * values[y])
     # What a quantiser and its dequantiser add: the rounding, and the whole value where the range saturates.
     before = node.inputs[0].producer() if word == "dequantize" and node.inputs[0] is not None else None
     pair = before is not None and computes(before.op_type) == "quantize"
@@ -249,7 +242,7 @@ def _activation(node: ir.Node, y: str, pictured: set[ir.Value]) -> Offset | None
         return None
     if any(value_of(x) is None for x in others):
         return None
-    return Offset(y, "activation", (start.name,), lambda values: values[f"{y}.offset"], tuple(chain))
+    return Offset(y, (start.name,), lambda values: values[f"{y}.offset"], tuple(chain))
 
 
 def curves(found: Sequence[Offset]) -> ir.Model:

@@ -134,33 +134,25 @@ def averaged(
     Half of the masks give one map, the other half another; what they differ by, less what they differ by everywhere,
     is twice the noise of their mean. None for fewer than two masks.
     """
-    whole = _sums(weights, cells, shifts, size, probability)
-    values, half = _quotient(*whole), len(weights) // 2
+
+    def sums(count: int) -> np.ndarray:
+        """Of the first masks: Σ weight × mask, and what it is divided by."""
+        part = weights[:count], cells[:count], shifts[:count]
+        if probability is not None:
+            shown = np.full(size, count * probability)
+        else:
+            shown = weighted_sum(np.ones_like(part[0]), *part[1:], size)
+        return np.stack([weighted_sum(*part, size), shown])
+
+    def quotient(total: np.ndarray, shown: np.ndarray) -> np.ndarray:
+        return np.divide(total, shown, out=np.zeros(size), where=shown > 0).astype(np.float32)
+
+    whole, half = sums(len(weights)), len(weights) // 2
     if not half:
-        return values, None
-    first = _sums(weights[:half], cells[:half], shifts[:half], size, probability)
-    rest = whole[0] - first[0], whole[1] - first[1]
-    gap = _quotient(*first).astype(np.float64) - _quotient(*rest)
-    return values, float(np.std(gap) / 2)
-
-
-def _sums(
-    weights: np.ndarray,
-    cells: np.ndarray,
-    shifts: np.ndarray,
-    size: tuple[int, int],
-    probability: float | None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Σ weight × mask, and what it is divided by."""
-    if probability is not None:
-        shown = np.full(size, len(weights) * probability)
-    else:
-        shown = weighted_sum(np.ones_like(weights), cells, shifts, size)
-    return weighted_sum(weights, cells, shifts, size), shown
-
-
-def _quotient(total: np.ndarray, shown: np.ndarray) -> np.ndarray:
-    return np.divide(total, shown, out=np.zeros(total.shape), where=shown > 0).astype(np.float32)
+        return quotient(*whole), None
+    first = sums(half)
+    gap = quotient(*first).astype(np.float64) - quotient(*(whole - first))
+    return quotient(*whole), float(np.std(gap) / 2)
 
 
 def weighted_sum(

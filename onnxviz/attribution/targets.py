@@ -60,15 +60,10 @@ class Target:
     def __len__(self) -> int:
         return len(self.labels)
 
-    @property
-    def fed(self) -> dict[str, np.ndarray]:
-        """What the objective takes at run time, N entries each."""
-        given = {"target": self.classes if self.scored else (None,), "channel": self.channels}
-        return {name: np.array(one, np.int64) for name, one in given.items() if None not in one}
-
-    def feeds(self, index: np.ndarray | slice | None = None) -> dict[str, np.ndarray]:
+    def feeds(self, index: np.ndarray | slice = slice(None)) -> dict[str, np.ndarray]:
         """What the objective is fed for the pictures `index` (numbers, repeated as often as they are run)."""
-        return {name: array if index is None else array[index] for name, array in self.fed.items()}
+        given = {"target": self.classes if self.scored else (None,), "channel": self.channels}
+        return {name: np.array(one, np.int64)[index] for name, one in given.items() if None not in one}
 
     def gradients(self, net: Network, wrt: str | Sequence[str] | None = None, **options: Any) -> Gradients:
         """The objective compiled with its gradients; `options` as for `Network.gradients`."""

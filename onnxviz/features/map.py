@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxviz.errors import UsageError
 from onnxviz.features.embedding import Embedding, left_out_of, thumbnails
 from onnxviz.features.neighbours import embedding_of
 from onnxviz.features.project import METHODS, Projection, check, project
@@ -45,21 +44,16 @@ class Grid:
     cell: np.ndarray
 
 
-def grid(points: np.ndarray, *, most: int = MOST, spare: float = _SPARE, seed: int = 0) -> Grid:
-    """A grid for the pictures whose places on the map are `points`; where there are too many, for a sample.
+def grid(points: np.ndarray, *, seed: int = 0) -> Grid:
+    """A grid for the pictures whose places on the map are `points`; where there are too many, for a random sample.
 
-    points   (N, 2) finite floats, x to the right and y upwards
-    most     the most pictures on the grid; of more, a random sample drawn from `seed`
-    spare    cells for each picture, at least 1
-    raises   UsageError for no points
+    points   (N, 2) finite floats, N at least 1, x to the right and y upwards
     """
     n = len(points)
-    if n < 1 or most < 1 or spare < 1:
-        raise UsageError(f"a grid needs at least one picture, got {n} pictures, most={most}, spare={spare:g}")
     index = np.arange(n)
-    if n > most:
-        index = np.sort(np.random.default_rng(seed).choice(n, most, replace=False))
-    wanted = len(index) * (spare if len(index) > 8 else 1)
+    if n > MOST:
+        index = np.sort(np.random.default_rng(seed).choice(n, MOST, replace=False))
+    wanted = len(index) * (_SPARE if len(index) > 8 else 1)
     columns = math.ceil(math.sqrt(wanted))
     rows = math.ceil(wanted / columns)
     return Grid(rows, columns, index, assign(np.asarray(points)[index], rows, columns))
@@ -74,9 +68,6 @@ def assign(points: np.ndarray, rows: int, columns: int) -> np.ndarray:
     from scipy.optimize import linear_sum_assignment
     from scipy.spatial.distance import cdist
 
-    n = len(points)
-    if n > rows * columns:
-        raise UsageError(f"{n} pictures do not fit {rows} × {columns} cells")
     places = _spread(points)
     x, y = (np.arange(columns) + 0.5) / columns, 1 - (np.arange(rows) + 0.5) / rows
     cells = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)

@@ -200,7 +200,7 @@ def _most_telling(one: LayerPatches, most: int) -> list[int]:
 
 
 def _draw_sheet(result: PatchData, layer: int, row: int, tiles: dict[Place, np.ndarray]) -> Image.Image:
-    from onnxviz.figures.grids import side_by_side
+    from onnxviz.figures.grids import side_by_side, square
 
     one = result.layers[layer]
     ranks = [int(rank) for rank in np.flatnonzero(one.index[row] >= 0)] or [0]
@@ -208,7 +208,7 @@ def _draw_sheet(result: PatchData, layer: int, row: int, tiles: dict[Place, np.n
     for rank in ranks:
         index = int(one.index[row, rank])
         told = f"{_score(one, row, rank)}\n{_short(result, index)}" if index >= 0 else "no image"
-        cards.append((tiles.get((layer, row, rank), _missing(TILE)), told))
+        cards.append((tiles.get((layer, row, rank), square(None, TILE)), told))
     return side_by_side(
         cards,
         height=TILE,
@@ -301,14 +301,6 @@ def _block(pictures: Sequence[np.ndarray | None], across: int) -> np.ndarray:
             top, left = top + (SMALL - height) // 2, left + (SMALL - width) // 2
             block[top : top + height, left : left + width] = picture
     return block
-
-
-def _missing(edge: int) -> np.ndarray:
-    """A crossed-out tile for a file that could not be read again."""
-    tile = np.full((edge, edge, 3), _BLANK, np.uint8)
-    line = np.arange(edge)
-    tile[line, line] = tile[line, line[::-1]] = 255
-    return tile
 
 
 def _score(one: LayerPatches, row: int, rank: int) -> str:

@@ -136,7 +136,6 @@ def overlay(
     signed: bool = False,
     percentile: float = 99.0,
     limit: float | None = None,
-    strength: float = 1.0,
     noise: float = 0.0,
 ) -> np.ndarray:
     """A map over a photo: the more, the deeper the colour; where there is nothing, the photo. (H, W, 3) uint8.
@@ -148,7 +147,6 @@ def overlay(
     heat         (h, w) float of any size, stretched over the image
     signed       draw negative values in blue; else they are not drawn
     percentile, limit   as in `normalise`
-    strength     0 (the greyed photo) to 1 (the usual)
     noise        of the map's values: what is no larger is not drawn, full strength begins at three times it
     raises       UsageError for shapes that do not fit
     """
@@ -168,7 +166,7 @@ def overlay(
     shaded = colours * (1 - _SHADE / 2 + _SHADE * grey / 255)
     if noise > 0 and top > 0:
         amount *= np.clip((np.abs(scaled)[:, :, None] * top / noise - 1) / 2, 0, 1)
-    opacity = _OPACITY * strength * amount
+    opacity = _OPACITY * amount
     mixed = faded * (1 - opacity) + shaded * opacity
     result: np.ndarray = np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
     return result

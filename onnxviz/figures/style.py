@@ -401,9 +401,10 @@ def write(
         x += letters.getlength(part)
 
 
-def legend(entries: Sequence[tuple[Colour, str]], *, room: int = 600) -> Image.Image:
-    """Squares of colour with their names, side by side, wrapped at `room` pixels."""
+def legend(entries: Sequence[tuple[Colour, str]]) -> Image.Image:
+    """Squares of colour with their names, side by side, wrapped at 600 pixels."""
     size = box = 13
+    room = 600
     gap, apart = 6, 18
     placed: list[tuple[int, int, Colour, str]] = []
     x = y = 0

@@ -28,20 +28,12 @@ def from_file(path: str | os.PathLike[str]) -> Preprocessing:
     """
     if isinstance(path, str) and path in PRESETS:
         return PRESETS[path]
-    return read_config(path)
-
-
-def read_config(path: str | os.PathLike[str]) -> Preprocessing:
-    """The recipe that the JSON file `path` describes, or the one in the folder `path`.
-
-    raises   PreprocessingRejected
-    """
     text = os.fsdecode(path)
     name = printable(text, 200)
     if os.path.isdir(text):  # noqa: PTH112
         for file in _FILES:
             if os.path.isfile(os.path.join(text, file)):  # noqa: PTH113, PTH118
-                return read_config(os.path.join(text, file))  # noqa: PTH118
+                return from_file(os.path.join(text, file))  # noqa: PTH118
         raise PreprocessingRejected(f"{name}: a folder without {' or '.join(_FILES)}")
     if not os.path.lexists(text):
         raise PreprocessingRejected(

@@ -11,9 +11,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, TypeVar, cast, overload
+from typing import Final, TypeVar, overload
 
-from onnxviz.errors import ImageRejected, UsageError
+from onnxviz.errors import ImageRejected
 from onnxviz.image.sniff import EXTENSIONS, unread
 from onnxviz.text import printable
 
@@ -121,8 +121,6 @@ def natural(name: str) -> str:
 def find(
     roots: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     *,
-    recursive: bool = True,
-    follow: bool = False,
     endings: Collection[str] = EXTENSIONS,
 ) -> Listing:
     """The pictures in files and folders: in the order given, each folder's in natural order, each file once.
@@ -132,13 +130,11 @@ def find(
     a stranger may point anywhere. What cannot be read is listed with a reason, never an error. Nothing is
     opened; memory holds little more than the paths.
 
-    roots       one path or several, files and folders mixed
-    recursive   whether folders inside folders are entered
-    follow      whether links that lead out of the named folders are followed, for data sets made of links
-    endings     the extensions, in lower case, of what is taken in folders: pictures, or `Preprocessing.endings`
+    roots     one path or several, files and folders mixed
+    endings   the extensions, in lower case, of what is taken in folders: pictures, or `Preprocessing.endings`
     """
     given = [roots] if isinstance(roots, (str, os.PathLike)) else list(roots)
-    walk = _Walk([os.fsdecode(root) for root in given], recursive, follow, endings)
+    walk = _Walk([os.fsdecode(root) for root in given], endings)
     return Listing(Paths(walk.images), walk.skipped, walk.ignored, endings)
 
 
@@ -149,12 +145,10 @@ _OUTSIDE: Final = "a link that leads out of the folder; name its target too, if 
 class _Walk:
     """One run of `find`: what was found so far."""
 
-    def __init__(self, roots: list[str], recursive: bool, follow: bool, endings: Collection[str]) -> None:
+    def __init__(self, roots: list[str], endings: Collection[str]) -> None:
         self.images: list[str] = []
         self.skipped: list[Skipped] = []
         self.ignored = 0
-        self._recursive = recursive
-        self._follow = follow
         self._endings = endings
         # What links may lead to: the roots and everything in them. A root with a NUL is refused further down.
         self._bounds = {os.path.realpath(root) for root in roots if "\0" not in root}
@@ -194,7 +188,7 @@ class _Walk:
             folder = next(open_folders[-1], None)
             if folder is None:
                 open_folders.pop()
-            elif self._recursive:
+            else:
                 open_folders.append(self._entries(folder))
 
     def _entries(self, folder: str) -> Iterator[str]:
@@ -218,8 +212,8 @@ class _Walk:
                 yield path
             elif kind == _OTHER:
                 self._skip(path, "a pipe, socket or device, not a regular file")
-            elif self._link(path, absolute + name):
-                yield path
+            else:
+                self._link(path, absolute + name)
 
     def _sorted(self, folder: str) -> list[tuple[str, int]]:
         """(sort key, kind) of everything in `folder` that matters, sorted; the rest is counted."""
@@ -244,35 +238,29 @@ class _Walk:
         found.sort()
         return found
 
-    def _link(self, path: str, absolute: str) -> bool:
-        """Deal with a link: True where it is a folder to be entered."""
+    def _link(self, path: str, absolute: str) -> None:
         picture = os.path.splitext(path)[1].lower() in self._endings  # noqa: PTH122
         try:
             target = os.path.realpath(path, strict=True)
-            status = os.stat(target)  # noqa: PTH116
+            mode = os.stat(target).st_mode  # noqa: PTH116
         except OSError as error:
             if picture or error.errno == errno.ELOOP:
                 self._skip(path, _reason(error))
             else:
                 self.ignored += 1
-            return False
-        inside = _within(target, self._bounds)
-        if stat.S_ISDIR(status.st_mode):
-            if not self._recursive:
-                return False
-            entered = (status.st_dev, status.st_ino) in self._entered
-            if self._follow and not entered:
-                return True
-            self._skip(path, "a link to a folder that is read anyway" if inside or entered else _OUTSIDE)
+            return
+        # Whether it, or a folder above it, is one of those that were named.
+        inside = target in self._bounds or not self._bounds.isdisjoint(map(str, Path(target).parents))
+        if stat.S_ISDIR(mode):
+            self._skip(path, "a link to a folder that is read anyway" if inside else _OUTSIDE)
         elif not picture:
             self.ignored += 1
-        elif not stat.S_ISREG(status.st_mode):
+        elif not stat.S_ISREG(mode):
             self._skip(path, "a link to a pipe, socket or device")
-        elif inside or self._follow:
+        elif inside:
             self._add(path, absolute)
         else:
             self._skip(path, _OUTSIDE)
-        return False
 
 
 def _kind(entry: os.DirEntry[str]) -> int:
@@ -284,11 +272,6 @@ def _kind(entry: os.DirEntry[str]) -> int:
         return _FILE if entry.is_file(follow_symlinks=False) else _OTHER
     except OSError:
         return _FILE  # reading it will give the reason
-
-
-def _within(path: str, bounds: set[str]) -> bool:
-    """Whether `path` or a folder above it is one of `bounds`."""
-    return path in bounds or not bounds.isdisjoint(map(str, Path(path).parents))
 
 
 def _is_utf8(name: str) -> bool:
@@ -305,7 +288,7 @@ def _reason(error: OSError | ValueError) -> str:
 
 def decode(
     paths: Iterable[P],
-    read: Callable[[P], T] | None = None,
+    read: Callable[[P], T],
     *,
     workers: int | None = None,
     ahead: int | None = None,
@@ -317,29 +300,18 @@ def decode(
     first `next` and stops when the generator is closed or dropped; nothing is read after that.
 
     paths     anything that `read` takes, mostly paths
-    read      called in several threads at once; None: `onnxviz.image.io.read`. Put what else is to be done
-              with each picture here (preprocessing), so that it runs in the threads too
+    read      called in several threads at once. Put all that is to be done with each picture here
+              (preprocessing), so that it runs in the threads too
     workers   number of threads; None: one a core, at most 8 (decoders release Python's lock)
     ahead     how many finished pictures may wait; None: twice `workers`
-    raises    UsageError for counts that make no sense; whatever `read` raises other than ImageRejected
+    raises    whatever `read` raises other than ImageRejected
     """
-    if read is None:
-        from onnxviz.image import io
+    from onnxviz.programs import cores
+    from onnxviz.runtime.pool import Pool
 
-        read = cast("Callable[[P], T]", io.read)
-    if workers is None:
-        from onnxviz.programs import cores
+    workers = workers or min(8, cores())
+    most = workers + (2 * workers if ahead is None else ahead)
 
-        workers = min(8, cores())
-    ahead = 2 * workers if ahead is None else ahead
-    if workers < 1 or ahead < 0:
-        raise UsageError(f"workers={workers}, ahead={ahead}: expected at least 1 worker and 0 ahead")
-    return _decode(iter(paths), read, workers, ahead)
-
-
-def _decode(
-    paths: Iterator[P], read: Callable[[P], T], workers: int, ahead: int
-) -> Iterator[tuple[P, T | ImageRejected]]:
     def attempt(path: P) -> T | ImageRejected:
         try:
             return read(path)
@@ -349,18 +321,16 @@ def _decode(
             return refusal.with_traceback(None)
 
     waiting: deque[tuple[P, Future[T | ImageRejected]]] = deque()
-    from onnxviz.runtime.pool import Pool
 
-    def popped() -> tuple[
-        P, T | ImageRejected
-    ]:  # no name of the generator keeps a picture after it was given
+    # No name of the generator keeps a picture after it was given.
+    def popped() -> tuple[P, T | ImageRejected]:
         path, future = waiting.popleft()
         return path, future.result()
 
     with Pool(workers, "onnxviz-decode") as pool:
         for path in paths:
             waiting.append((path, pool.submit(attempt, path)))
-            if len(waiting) >= workers + ahead:
+            if len(waiting) >= most:
                 yield popped()
         while waiting:
             yield popped()

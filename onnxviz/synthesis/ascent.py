@@ -227,7 +227,7 @@ class _Job:
                 chosen.steps,
                 seed=seed,
                 start=first,
-                fed={name: array[rows] for name, array in self.aim.fed.items()},
+                fed=self.aim.feeds(rows),
                 redirected=chosen.redirected,
                 numbers=rows.tolist(),
             )

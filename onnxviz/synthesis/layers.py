@@ -34,16 +34,15 @@ _COUNT = 5
 Layers = str | Sequence[str] | Mapping[str, float] | None
 
 
-def style_layers(net: Network, count: int = _COUNT) -> list[str]:
+def style_layers(net: Network) -> list[str]:
     """The layers whose statistics are a picture's style: one at each stride from 1 to 16 pixels, early to deep.
 
     Gatys, Ecker & Bethge 2016 take relu1_1 to relu5_1 of VGG-19, one at each of its five strides. Here it is the last
     non-linear layer of each stride, which has seen the most at that resolution, but the middle one of the deepest,
-    whose end is about things rather than textures. Where the network has fewer strides than `count`, the first layer
+    whose end is about things rather than textures. Where the network has fewer than five strides, the first layer
     is taken too (colours and fine grain), then more of the deepest stride. Only layers that everything behind them
     passes through count: no inside of a residual or inception block.
 
-    count     how many at most
     returns   value names, in the order of computation
     raises    ModelUnsuitable where no layer has feature maps
     """
@@ -52,7 +51,7 @@ def style_layers(net: Network, count: int = _COUNT) -> list[str]:
     deepest = groups[-1]
     first = next((layer for layer in strides[0] if _is_activation(layer)), strides[0][0])
     wanted = [_middle(deepest), *(group[-1] for group in groups[-2::-1]), first, deepest[0], deepest[-1]]
-    chosen = list(dict.fromkeys(layer.name for layer in wanted))[:count]
+    chosen = list(dict.fromkeys(layer.name for layer in wanted))[:_COUNT]
     place = {layer.name: i for i, layer in enumerate(net.layers)}
     return sorted(chosen, key=lambda name: place[name])
 

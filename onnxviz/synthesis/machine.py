@@ -81,7 +81,6 @@ class Machine:
     transforms    what each picture goes through, in this order
     draws         how many differently transformed views of each picture a step sees
     optimiser     Adam() or Ascent(); None: no update, for `lbfgs` and `value_and_gradient`
-    rules         'plain', 'guided', 'deconvnet' or 'redirected' (grad/overrides.py)
     regularise    what is done to the parameters after each update (updates.py), in this order
     prune         the percentage of pixels whose gradient, the smallest, is cleared before the update
     raises        UnknownLayer, UnknownLabel, UsageError, ModelUnsuitable, UnsupportedOperator
@@ -98,7 +97,6 @@ class Machine:
         transforms: Sequence[Transform] = (),
         draws: int = 1,
         optimiser: Any = None,
-        rules: str = "plain",
         regularise: Sequence[Rule] = (),
         prune: float = 0.0,
     ) -> None:
@@ -113,7 +111,6 @@ class Machine:
         self.centre = centre(net.preprocessing)
         made, seen = parametrise or Pixels(), tuple(transforms)
         self.plan = Plan(count, height, width, made, seen, draws, prune, len(self.centre))
-        self._rules = rules
         self._programs: dict[str, Program] = {}
         self._model: ir.Model | None = None
         self._show: Program | None = None
@@ -122,7 +119,7 @@ class Machine:
         names = [term.label for _, term in objective.terms]
         self._labels = [f"{i}: {name}" if names.count(name) > 1 else name for i, name in enumerate(names)]
         with isolate.on(net.worker):
-            self._program(rules)
+            self._program()
 
     # --- the loops ------------------------------------------------------------------------------
 
@@ -152,7 +149,7 @@ class Machine:
 
         if self.optimiser is None:
             raise UsageError("this machine has no optimiser: give one, or use `lbfgs`")
-        program = self._program(self._rules)
+        program = self._program()
         parameters, rng = self._begin(seed, start, numbers)
         empty = {name: np.zeros_like(parameters) for name in self.optimiser.state}
         state = {PARAMETERS: parameters, **empty}
@@ -178,15 +175,7 @@ class Machine:
                 raise
             yield self._step(index, arrays, began)
 
-    def lbfgs(
-        self,
-        steps: int,
-        *,
-        seed: int = 0,
-        start: np.ndarray | None = None,
-        fed: Mapping[str, np.ndarray] | None = None,
-        history: int = 10,
-    ) -> Iterator[Step]:
+    def lbfgs(self, steps: int, *, seed: int = 0, start: np.ndarray | None = None) -> Iterator[Step]:
         """The same by L-BFGS (scipy): every evaluation of the objective is a step. The pictures go on together.
 
         Draws of transforms are made once and kept, since the line search compares values. What stays after the loop is
@@ -197,7 +186,7 @@ class Machine:
         from onnxviz.synthesis.updates import maximise
 
         first, rng = self._begin(seed, start, None)
-        feeds = self.given(fed or {}) | self.plan.feeds(rng)
+        feeds = self.plan.feeds(rng)
         bounds = self.plan.parametrise.bounds(self.centre)
         limits = None
         if bounds is not None:
@@ -214,9 +203,7 @@ class Machine:
         began = time.perf_counter()
         best = -np.inf
         self._kept = first
-        search = maximise(
-            evaluate, first.ravel().astype(np.float64), steps=steps, bounds=limits, history=history
-        )
+        search = maximise(evaluate, first.ravel().astype(np.float64), steps=steps, bounds=limits)
         for index, (x, value) in enumerate(search):
             parameters = x.astype(np.float32).reshape(first.shape)
             if value > best:
@@ -228,7 +215,7 @@ class Machine:
 
         feeds   as `given` and `plan.feeds` make them
         """
-        program = self._program(self._rules)
+        program = self._program()
         known = {name: array for name, array in feeds.items() if name in program.inputs}
         return program({PARAMETERS: parameters, **known}, [*self._results(gradient=False), GRADIENT])
 
@@ -334,8 +321,8 @@ class Machine:
             parameters = rule.apply(parameters, arrays.get(GRADIENT))
         resident.replace(PARAMETERS, parameters)
 
-    def _program(self, rules: str) -> Program:
-        """The step's program under these gradient rules, compiled at first use."""
+    def _program(self, rules: str = "plain") -> Program:
+        """The step's program under these gradient rules (`grad.overrides`), compiled at first use."""
         if rules not in self._programs:
             from onnxviz.grad.overrides import by_name
 

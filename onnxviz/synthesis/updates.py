@@ -217,14 +217,12 @@ def maximise(
     *,
     steps: int,
     bounds: tuple[np.ndarray, np.ndarray] | None = None,
-    history: int = 10,
 ) -> Iterator[tuple[np.ndarray, float]]:
     """Parameters and value of each evaluation, until `steps` of them or until nothing improves any more.
 
     evaluate   called in the caller's thread, so that Ctrl-C and errors arise there
     start      flat, float64
     bounds     least and greatest value of each parameter, of start's shape; None: unbounded
-    history    how many past steps the curvature is estimated from
     yields     (parameters, value); what an evaluation of the line search tried, so the value may fall between two
     """
     asked: queue.Queue[Any] = queue.Queue(1)
@@ -245,7 +243,7 @@ def maximise(
         limits = None if bounds is None else Bounds(*bounds)
         # float32 gradients end the usual tests too early or never: the number of steps is the limit.
         options = {
-            "maxcor": history,
+            "maxcor": 10,
             "maxiter": steps,
             "maxfun": steps,
             "ftol": 0.0,

@@ -91,14 +91,14 @@ def test_what_is_left_unexplained_is_said() -> None:
 
 def test_offsets_are_those_of_the_folded_graph_and_of_the_way_only() -> None:
     model = ir.from_proto(networks.tiny_cnn())
-    found = {one.layer: one for one in offsets(model, ["logits"])}
+    found = {one.layer: one for one in offsets(model, ["logits"], lambda node: True)}
     assert set(found) == {
         "norm1",
         "conv2",
         "logits",
     }  # the first convolution's bias is in the normalisation's
-    assert {one.layer for one in offsets(model, ["relu1"])} == {"norm1"}
-    assert all(one.kind == "bias" and not one.needs for one in found.values())
+    assert {one.layer for one in offsets(model, ["relu1"], lambda node: True)} == {"norm1"}
+    assert not any(one.needs for one in found.values())
 
 
 def lengths(form: str):

@@ -25,9 +25,9 @@ def test_classes(net, cat):
     assert 0.2 < found.probabilities[0] < 1
     named = parse(net, ["Egyptian cat", 1]).settle(net, x)
     assert named.classes == (285, 1)
-    np.testing.assert_array_equal(named.fed["target"], [285, 1])
+    np.testing.assert_array_equal(named.feeds()["target"], [285, 1])
     np.testing.assert_array_equal(named.feeds(np.array([1, 1, 0]))["target"], [1, 1, 285])
-    value = named.gradients(net)(x, named.fed)["objective"]
+    value = named.gradients(net)(x, named.feeds())["objective"]
     logits = net.run(x, [net.head.logits])[net.head.logits]
     np.testing.assert_allclose(value, [logits[0, 285], logits[1, 1]], rtol=1e-4)
     assert parse(net, named) is named
@@ -71,7 +71,7 @@ def test_texts_mean_what_numbers_do(small):
     shown = parse(small, layer="conv2", channel="all", neuron="middle", shown=True)
     assert shown.channels == tuple(range(small.layer("conv2").shape[1]))
     assert shown.labels[-1] == f"conv2, channel {len(shown) - 1}, middle neuron"
-    np.testing.assert_array_equal(shown.fed["channel"], shown.channels)
+    np.testing.assert_array_equal(shown.feeds()["channel"], shown.channels)
 
 
 def test_the_older_name_of_neuron_works(small):

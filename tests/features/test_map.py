@@ -107,7 +107,7 @@ def test_features_that_are_not_finite_are_left_out_and_told(tiny):
 
 
 def test_the_grid_of_many_pictures_is_a_sample_that_is_told(tiny, monkeypatch):
-    monkeypatch.setattr("onnxviz.features.map.grid", lambda points, seed: grid(points, most=12, seed=seed))
+    monkeypatch.setattr("onnxviz.features.map.MOST", 12)
     found = make_map(tiny, noise(40), method="pca", seed=2)
     assert found.values.shape == (40, 2)
     assert len(found.tiles) == found.manifest["figures"]["on_the_grid"] == 12
@@ -198,17 +198,11 @@ def test_groups_stay_together_and_empty_cells_part_them():
     assert found.rows * found.columns - 80 >= 15
 
 
-def test_of_too_many_a_seeded_sample_is_shown():
+def test_of_too_many_a_seeded_sample_is_shown(monkeypatch):
+    monkeypatch.setattr("onnxviz.features.map.MOST", 20)
     points = np.random.default_rng(0).normal(size=(50, 2))
-    found = grid(points, most=20, seed=1)
+    found = grid(points, seed=1)
     assert len(found.index) == len(found.cell) == 20
     assert np.all(np.diff(found.index) > 0)
-    np.testing.assert_array_equal(found.index, grid(points, most=20, seed=1).index)
-    assert not np.array_equal(found.index, grid(points, most=20, seed=2).index)
-
-
-def test_what_does_not_fit_is_refused():
-    with pytest.raises(UsageError, match="do not fit"):
-        assign(np.zeros((7, 2)), 2, 3)
-    with pytest.raises(UsageError):
-        grid(np.zeros((0, 2)))
+    np.testing.assert_array_equal(found.index, grid(points, seed=1).index)
+    assert not np.array_equal(found.index, grid(points, seed=2).index)

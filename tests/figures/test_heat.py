@@ -232,15 +232,12 @@ def test_a_map_of_another_size_is_stretched():
     assert np.array_equal(seen, overlay(PHOTO, fit(heat, 40, 60), limit=1.0))
 
 
-def test_strength_and_the_inputs_are_not_changed():
+def test_the_inputs_are_not_changed():
     heat, photo = RNG.normal(size=(40, 60)), PHOTO.copy()
     given = heat.copy()
-    assert overlay(PHOTO, given, strength=0).dtype == np.uint8
+    assert overlay(PHOTO, given).dtype == np.uint8
     assert np.array_equal(PHOTO, photo)
     assert np.array_equal(given, heat)
-    bare, half = (overlay(PHOTO, np.ones((40, 60)), strength=strength).astype(int) for strength in (0, 0.5))
-    assert np.ptp(bare, axis=2).max() <= 1  # grey
-    assert np.abs(half - bare).mean() > 10
 
 
 @pytest.mark.parametrize(

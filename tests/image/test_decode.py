@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from onnxviz.errors import ImageRejected, UsageError
+from onnxviz.errors import ImageRejected
 from onnxviz.image.folder import decode, find
+from onnxviz.image.io import read as read_image
 
 
 def test_pictures_and_reasons_in_order(tmp_path):
@@ -21,8 +22,8 @@ def test_pictures_and_reasons_in_order(tmp_path):
         Image.new("RGB", (4, 3), (i, 0, 0)).save(tmp_path / f"{i}.png")
     (tmp_path / "5.png").write_bytes(b"")
     listing = find(tmp_path)
-    assert list(decode([])) == []
-    results = list(decode(listing.images))
+    assert list(decode([], read_image)) == []
+    results = list(decode(listing.images, read_image))
     assert [path for path, _ in results] == list(listing.images)
     for i, (path, image) in enumerate(results):
         if i == 5:
@@ -140,9 +141,3 @@ def test_its_threads_end_with_it(ending, workers, ahead):
     count = len(started)
     time.sleep(0.03)
     assert len(started) == count < 100
-
-
-@pytest.mark.parametrize(("workers", "ahead"), [(0, 1), (-1, 1), (1, -1)])
-def test_counts_that_make_no_sense(workers, ahead):
-    with pytest.raises(UsageError, match="expected at least"):
-        decode([], workers=workers, ahead=ahead)

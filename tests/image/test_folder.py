@@ -106,43 +106,36 @@ def test_nothing_twice(tmp_path, monkeypatch, touch):
     assert [path.name for path in find([two, one, tmp_path]).images] == ["2.jpg", "1.jpg"]
 
 
-CIRCLE = ["d/a.jpg"], {"d/up": "..", "self.jpg": "self.jpg", "self": "self"}
 FOUND = {
-    "not recursive": (["a.jpg", "d/b.jpg"], {"link": "d"}, {"recursive": False}, ["a.jpg"], {}, 0),
     "other files are counted, not listed": (
-        ["a.jpg", "labels.txt", "README", "d/x.csv", "._a.jpg", ".thumbnails/a.jpg"], {}, {}, ["a.jpg"], {}, 4
+        ["a.jpg", "labels.txt", "README", "d/x.csv", "._a.jpg", ".thumbnails/a.jpg"], {}, ["a.jpg"], {}, 4
     ),
     "extensions in any case, and pictures that are not read": (
-        ["1.JPG", "2.JpEg", "3.tiff", "4.ppm", "5.y.bmp", "a.heic", "b.AVIF", "c.svg"], {}, {},
+        ["1.JPG", "2.JpEg", "3.tiff", "4.ppm", "5.y.bmp", "a.heic", "b.AVIF", "c.svg"], {},
         ["1.JPG", "2.JpEg", "3.tiff", "4.ppm", "5.y.bmp"], dict.fromkeys(("a.heic", "b.AVIF", "c.svg"), "not read"), 0
     ),
-    **{
-        f"a circle of links, {follow}": (
-            *CIRCLE, {"follow": follow}, ["d/a.jpg"], {"up": "read anyway", "self.jpg": "circle", "self": "circle"}, 0
-        )
-        for follow in (False, True)
-    },
-    "a link to a folder that is read anyway": (
-        ["real/a.jpg"], {"alias": "real"}, {}, ["real/a.jpg"], {"alias": "read anyway"}, 0
+    "a circle of links": (
+        ["d/a.jpg"], {"d/up": "..", "self.jpg": "self.jpg", "self": "self"}, ["d/a.jpg"],
+        {"up": "read anyway", "self.jpg": "circle", "self": "circle"}, 0
     ),
-    "the same, followed first": (["real/a.jpg"], {"alias": "real"}, {"follow": True}, ["alias/a.jpg"], {}, 0),
+    "a link to a folder that is read anyway": (
+        ["real/a.jpg"], {"alias": "real"}, ["real/a.jpg"], {"alias": "read anyway"}, 0
+    ),
     "links that stay inside, as download caches keep files": (
-        ["blobs/0123", "a.jpg"], {"named/cat.jpg": "../blobs/0123", "named/dog.txt": "../blobs/0123"}, {},
+        ["blobs/0123", "a.jpg"], {"named/cat.jpg": "../blobs/0123", "named/dog.txt": "../blobs/0123"},
         ["a.jpg", "named/cat.jpg"], {}, 2
     ),
-    "dangling links": ([], {"a.jpg": "gone", "a.txt": "gone"}, {}, [], {"a.jpg": "does not exist"}, 1),
+    "dangling links": ([], {"a.jpg": "gone", "a.txt": "gone"}, [], {"a.jpg": "does not exist"}, 1),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("files", "links", "options", "found", "skipped", "ignored"), FOUND.values(), ids=FOUND
-)
-def test_what_is_found_skipped_and_counted(tmp_path, touch, files, links, options, found, skipped, ignored):
+@pytest.mark.parametrize(("files", "links", "found", "skipped", "ignored"), FOUND.values(), ids=FOUND)
+def test_what_is_found_skipped_and_counted(tmp_path, touch, files, links, found, skipped, ignored):
     touch(*files)
     for link, target in links.items():
         (tmp_path / link).parent.mkdir(exist_ok=True)
         (tmp_path / link).symlink_to(target)
-    listing = find(tmp_path, **options)
+    listing = find(tmp_path)
     assert names(listing, tmp_path) == found
     assert reasons(listing).keys() == skipped.keys()
     assert all(words in reasons(listing)[name] for name, words in skipped.items())
@@ -169,7 +162,7 @@ def test_deeper_than_python_recurses(tmp_path, monkeypatch):
 # --- hostile --------------------------------------------------------------------------------
 
 
-def test_links_that_lead_out_are_followed_only_on_request(tmp_path, touch):
+def test_links_that_lead_out_are_not_followed(tmp_path, touch):
     inside, outside = tmp_path / "in", tmp_path / "in-side"  # one name begins with the other
     touch(inside / "a.jpg", outside / "secret.jpg", outside / "deep" / "b.jpg")
     (inside / "folder").symlink_to(outside)
@@ -182,11 +175,6 @@ def test_links_that_lead_out_are_followed_only_on_request(tmp_path, touch):
         "file.jpg": True,
         "absolute.jpg": True,
     }
-    followed = find(inside, follow=True)
-    assert names(followed, inside) == [
-        "a.jpg", "absolute.jpg", "file.jpg", "folder/deep/b.jpg", "folder/secret.jpg"
-    ]  # fmt: skip
-    assert not followed.skipped
     assert len(find([inside, outside]).images) == 5  # its target is named too: the file links now stay inside
 
 

@@ -159,7 +159,9 @@ def test_redirected_rules_only_for_the_first_steps(tiny, monkeypatch) -> None:
     machine = Machine(tiny, o.logit(3), optimiser=Ascent(0.1))
     asked: list[str] = []
     real = Machine._program
-    monkeypatch.setattr(Machine, "_program", lambda self, rules: asked.append(rules) or real(self, rules))
+    monkeypatch.setattr(
+        Machine, "_program", lambda self, rules="plain": asked.append(rules) or real(self, rules)
+    )
     list(machine.run(4, redirected=2))
     assert asked == ["plain", "redirected", "redirected"]
 
