@@ -11,7 +11,7 @@ from onnxviz import isolate, programs
 from onnxviz.backends.choose import Task, compile
 from onnxviz.backends.native import SideBySide
 from onnxviz.errors import GradientNotFinite, ModelFailed, RuntimeFailed, UsageError, judged, ways
-from onnxviz.graph.dequantised import aliases
+from onnxviz.graph.layers import aliases
 from onnxviz.progress import Progress, silent
 from onnxviz.runtime import providers
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from onnxviz._version import __version__
 from onnxviz.errors import ModelUnsuitable, UnknownLayer, UsageError, at_least, judging, spelt, ways
-from onnxviz.graph.dequantised import QUANTISING
 from onnxviz.graph.open.load import Loaded
+from onnxviz.graph.operators import QUANTISING
 from onnxviz.inputs import ImageLike, Images, as_list
 from onnxviz.provenance import note_tensor, note_view, of_layers
 from onnxviz.running import Running

@@ -26,7 +26,7 @@ from onnxviz.errors import (
     warn,
 )
 from onnxviz.graph.analysis.dataflow import duplicate
-from onnxviz.graph.dequantised import rename
+from onnxviz.graph.naming import rename
 from onnxviz.graph.open.load import Loaded
 from onnxviz.graph.open.load import load as load_graph
 from onnxviz.inputs import fix_inputs, image_input, picture_input, recipe_of, wanted_size
@@ -230,7 +230,7 @@ def _network(loaded: Loaded, worker: Worker | None, source: Any, given: Any) -> 
     barrier = None
     fixed = (spec.height, spec.width)
     if asked_size is not None and any(a not in (None, b) for a, b in zip(fixed, asked_size, strict=True)):
-        from onnxviz.graph.surgery import free_size
+        from onnxviz.graph.picture_sizes import free_size
 
         graph, barrier = free_size(graph)
         spec = image_input(graph, None, spec.layout)

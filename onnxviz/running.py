@@ -161,19 +161,18 @@ class Running:
     @judging
     def batched(self) -> tuple[ir.Model, int | None]:
         """The model with a dynamic batch, and None; or as it is, and the batch that it takes: no other number."""
-        from onnxviz.graph.batch import mixing
-        from onnxviz.graph.surgery import free_batch, keep_batch, single
+        from onnxviz.graph.surgery import keep_batch, mixing, single
 
         self.heed_weights()
         batch, mixed = self.input.batch, mixing(self.model, self.input.name)
         if mixed is None and batch is None:
             return keep_batch(self.model, self.input.name), None
         if mixed is None:
+            from onnxviz.graph.dynamic_batch import Mixes, free_batch
+
             try:
                 return free_batch(self.model), None
             except ModelUnsuitable as reason:
-                from onnxviz.graph.dynamic_batch import Mixes
-
                 if not isinstance(reason.__cause__, Mixes):
                     self.warn(f"the batch stays fixed to {batch}: {reason}")
                     return self.model, batch
@@ -188,7 +187,7 @@ class Running:
 
         Proven from the graph where the batch can be followed through it, else tried once on two images.
         """
-        from onnxviz.graph.batch import plain
+        from onnxviz.graph.surgery import plain
 
         fixed = self.batched[1]
         if fixed is not None:
@@ -254,7 +253,7 @@ class Running:
     @cached_property
     @judging
     def _axes(self) -> dict[str, int]:
-        from onnxviz.graph.batch import moved_axes
+        from onnxviz.graph.surgery import moved_axes
 
         return moved_axes(self.batched[0], self.input.name)
 

@@ -102,14 +102,14 @@ def test_a_static_batch_is_freed(batch, dtype):
 
 
 def test_a_batch_that_cannot_be_freed_is_filled_up_and_cut_off(monkeypatch):
-    from onnxviz.graph import surgery
+    from onnxviz.graph import dynamic_batch
 
     def refuse(model):
         raise ModelUnsuitable("a node forbids it")
 
     net = onnxviz.load(small((2, 3, 8, 8)), provider="cpu")
     free = onnxviz.load(small(), provider="cpu")
-    monkeypatch.setattr(surgery, "free_batch", refuse)
+    monkeypatch.setattr(dynamic_batch, "free_batch", refuse)
     x = net.prepare(random_images(3))
     np.testing.assert_allclose(net.probabilities(x), free.probabilities(x), rtol=1e-5)
     assert net.batch_size(7) == 2

@@ -8,8 +8,9 @@ import onnx_ir as ir
 import pytest
 
 import onnxviz
+from onnxviz.graph.dynamic_batch import free_batch
 from onnxviz.graph.normalise import normalise
-from onnxviz.graph.surgery import cut, expose, free_batch
+from onnxviz.graph.surgery import cut, expose
 from onnxviz.objectives import logit
 from tests import networks
 from tests.techniques import made

@@ -29,8 +29,8 @@ from onnxviz.graph.analysis.dataflow import (
     reads,
 )
 from onnxviz.graph.analysis.probe import Facts, Prober
-from onnxviz.graph.dequantised import ALSO, through
-from onnxviz.graph.naming import name_nodes
+from onnxviz.graph.dequantised import through
+from onnxviz.graph.naming import ALSO, name_nodes
 from onnxviz.graph.normalise import standard
 from onnxviz.graph.operators import SHAPE_ONLY, computes
 from onnxviz.graph.shapes import infer

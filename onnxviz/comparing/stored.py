@@ -13,12 +13,12 @@ import onnx_ir as ir
 from onnxviz.comparing.kernels import operands, shaped
 from onnxviz.comparing.sketch import constants
 from onnxviz.graph.analysis.dataflow import constant, dependent, duplicate, image_input
-from onnxviz.graph.dequantised import QUANTISING
 from onnxviz.graph.fold import batch_norms
 from onnxviz.graph.operators import (
     BY_STATISTICS,
     FORM,
     INTEGER_SUMS,
+    QUANTISING,
     VALUE_KEPT,
     computes,
     computing,

@@ -18,9 +18,9 @@ from onnxviz.grad import backward, table
 from onnxviz.grad.overrides import PLAIN
 from onnxviz.graph import float32
 from onnxviz.graph.analysis.dataflow import clone, prune, reads
-from onnxviz.graph.dequantised import dequantised, through
 from onnxviz.graph.naming import name_lengths, name_nodes, publish
 from onnxviz.graph.normalise import normalise
+from onnxviz.graph.operators import computes
 from onnxviz.graph.shapes import infer
 from onnxviz.graph.tape import Tape, dims
 from onnxviz.objectives import Objective
@@ -231,6 +231,8 @@ def prepare(
             values[name] = real
         dtype = values[name].dtype
         if dtype is not None and not dtype.is_floating_point():
+            from onnxviz.graph.dequantised import dequantised
+
             stands_for = None if keep else dequantised(copy.graph, values[name])
             if stands_for is not None:
                 values[name] = stands_for
@@ -240,7 +242,11 @@ def prepare(
             raise ModelUnsuitable(
                 f"{name!r} has type {dtype.name}; gradients need float values: choose a float input, output or layer"
             )
-        through(copy.graph, values[name])
+        maker = values[name].producer()
+        if maker is not None and computes(maker.op_type) == "dequantize":
+            from onnxviz.graph.dequantised import through
+
+            through(copy.graph, values[name])
     copy.graph.outputs.clear()
     copy.graph.outputs.extend(outputs)
     return copy, {name: values[name] for name in names}

@@ -17,7 +17,7 @@ A gradient by such a value must see all that depends on it (`dequantised`):
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -25,13 +25,10 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxviz.graph.analysis.dataflow import QUANTISED, constant, dependent
-from onnxviz.graph.naming import fresh, values
+from onnxviz.graph.naming import ALSO, LISTED_AS, STANDS_FOR, fresh, values
 from onnxviz.graph.operators import MOVING, RESIZING, SPELLINGS, computes, computing
 
 _DOMAINS: Final = ("", "ai.onnx", "com.microsoft")
-# Where the operators of quantised networks have the scale of their result; its zero point is the next input.
-_SCALES: Final = {name: row.scale for name, row in SPELLINGS.items() if row.scale is not None}
-QUANTISING: Final = frozenset(_SCALES) | computing("quantize_measured")
 #: What makes codes real numbers.
 DEQUANTISER: Final = "DequantizeLinear"
 # What hands integers on as they are, with the scale of its first input.
@@ -40,11 +37,6 @@ _HANDS_ON: Final = MOVING | RESIZING | computing("max_pool clip max min relu")
 _INPUT, _CODES, _REAL, _OPERATOR = (
     "_QuantizeLinear_Input", "_QuantizeLinear_Output", "_DequantizeLinear_Output", "_quantized",
 )  # fmt: skip
-# Notes on values, which copies keep and files do not: on what is listed in place of the real value, its name; on what
-# it stands for; on the real value, how else it is called.
-LISTED_AS, STANDS_FOR, ALSO = "onnxviz.listed_as", "onnxviz.stands_for", "onnxviz.also"
-# On any value: what else it may be asked for by (`rename`).
-CALLED = "onnxviz.called"
 
 
 class Scale(NamedTuple):
@@ -85,11 +77,9 @@ def scale_of(value: ir.Value) -> Scale | None:
         return None
     if computes(node.op_type) == "quantize_measured":
         return Scale(node.outputs[1], node.outputs[2], None) if moved or value is node.outputs[0] else None
-    place = _SCALES.get(node.op_type)
-    scale, zero = (
-        node.inputs[at] if place is not None and at < len(node.inputs) else None
-        for at in (place or 0, (place or 0) + 1)
-    )
+    spelling = SPELLINGS.get(node.op_type)
+    place = len(node.inputs) if spelling is None or spelling.scale is None else spelling.scale
+    scale, zero = (*node.inputs[place : place + 2], None, None)[:2]
     if scale is None or scale.shape is None or "block_size" in node.attributes:
         return None
     if all(size == 1 for size in scale.shape):
@@ -99,11 +89,10 @@ def scale_of(value: ir.Value) -> Scale | None:
     return Scale(scale, zero, node.attributes.get_int("axis", 1))
 
 
-def told(real: ir.Value) -> Quantised | None:
-    """What a real value of a quantised file is held as; None for any other value."""
+def told(real: ir.Value) -> Quantised:
+    """What a real value of a quantised file (`ALSO`) is held as."""
     node = real.producer()
-    if ALSO not in real.meta or node is None:
-        return None
+    assert node is not None
     if computes(node.op_type) != "dequantize":  # measured while it runs: the value, and its codes beside
         return Quantised(real.meta[ALSO][0], None, None)
     codes, *rest = node.inputs
@@ -122,25 +111,6 @@ def _numbers(array: np.ndarray) -> Any:
     return array.reshape(-1)[0].item() if array.size == 1 else tuple(array.reshape(-1).tolist())
 
 
-def real_name(value: ir.Value) -> str:
-    """The name of the layer that a value of the file stands for: its own, but for codes and what is cut to them."""
-    found: str = value.meta.get(STANDS_FOR) or value.name or ""
-    return found
-
-
-def aliases(model: ir.Model) -> dict[str, str]:
-    """The other names of the layers of a quantised file (`Layer.also`): the names of their real values by them.
-
-    What stands in front of a quantiser keeps its own name here: it is a number of the graph too, not yet cut.
-    """
-    if not any(node.op_type in QUANTISING for node in model.graph):
-        return {}
-    made = [value for node in model.graph for value in node.outputs]
-    own = {value.name for value in made if value.dtype not in QUANTISED and value.dtype is not None}
-    real = [value for value in made if ALSO in value.meta]
-    return {other: str(value.name) for value in real for other in value.meta[ALSO] if other not in own}
-
-
 # --- when a file is opened ------------------------------------------------------------------------
 
 
@@ -151,10 +121,6 @@ class _Names(NamedTuple):
     nodes: set[str]
 
 
-def _value_names(graph: ir.Graph) -> set[str]:
-    return {str(value.name) for value in values(graph)}
-
-
 def name_real_values(model: ir.Model) -> None:
     """Give the layers' names to their real values, in place; DequantizeLinear is added where the file has none.
 
@@ -162,13 +128,13 @@ def name_real_values(model: ir.Model) -> None:
     not quantised keep their names.
     """
     graph = model.graph
-    if not any(node.op_type in QUANTISING for node in graph):
-        return
     moved: set[ir.Value] = set()
     for value in graph.inputs:
         if not value.is_initializer():
             moved |= dependent(graph, value)
-    names = _Names(_value_names(graph), {str(node.name) for node in graph.all_nodes()})
+    names = _Names(
+        {str(value.name) for value in values(graph)}, {str(node.name) for node in graph.all_nodes()}
+    )
     for node in list(graph):
         if node.graph is None:  # joined with another
             continue
@@ -287,42 +253,6 @@ def drop_unread(model: ir.Model) -> None:
         real = node.outputs[0] if computes(node.op_type) == "dequantize" else None
         if real is not None and ALSO in real.meta and not real.uses() and not real.is_graph_output():
             model.graph.remove(node, safe=True)
-
-
-# --- names of another file ------------------------------------------------------------------------
-
-
-def rename(model: ir.Model, called: Mapping[str, Sequence[str]]) -> None:
-    """Give values other names, in place; what they were called is one more name of them (`Layer.also`).
-
-    Whatever else has one of the new names is called 'NAME/own' from now on. Inputs and outputs of the graph keep their
-    names, and can be asked for by the new ones where nothing else has them.
-
-    called   {name: (new name, further names that it can be asked for by)}
-    """
-    graph, taken = model.graph, _value_names(model.graph)
-    own = {str(value.name): value for node in graph for value in node.outputs}
-    fixed = {str(v.name) for v in (*graph.inputs, *graph.outputs, *graph.initializers.values())}
-    plan: dict[str, str] = {}
-    for name, (first, *others) in called.items():
-        value = own.get(name)
-        if value is None:
-            continue
-        if name not in fixed and first not in fixed:
-            plan[name] = first
-        value.meta[CALLED] = [first, name, *others]
-    for name in set(own) & set(plan.values()) - set(plan):
-        plan[name] = fresh(f"{name}/own", taken)
-    for value in own.values():
-        value.name = plan.get(str(value.name), value.name)
-    for value in own.values():  # what is noted of values by their names
-        for note in (LISTED_AS, STANDS_FOR):
-            if note in value.meta:
-                value.meta[note] = plan.get(value.meta[note], value.meta[note])
-        for note in (ALSO, CALLED):
-            if note in value.meta:
-                noted = value.meta[note] if note == CALLED else [plan.get(n, n) for n in value.meta[note]]
-                value.meta[note] = [one for one in dict.fromkeys(noted) if one != value.name]
 
 
 # --- for gradients --------------------------------------------------------------------------------

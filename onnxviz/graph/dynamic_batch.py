@@ -31,13 +31,48 @@ from onnxviz.graph.analysis.receptive_field import by_rule
 from onnxviz.graph.analysis.receptive_rules import RULES
 from onnxviz.graph.analysis.twins import View, view
 from onnxviz.graph.analysis.units import Atom, Shape, Units, Unplaced
-from onnxviz.graph.batch import over_batch
 from onnxviz.graph.batch_constants import EDITS, Mixes, Refused, Step
 from onnxviz.graph.naming import own_length
 from onnxviz.graph.operators import BATCH_FIRST, OWN, POINTWISE, SHAPE_ONLY, computes, operator
+from onnxviz.graph.surgery import declare_outputs, over_batch
 from onnxviz.graph.tape import Tape
 
 _TRIAL = 5  # times the file's batch: a batch at which each result is followed
+
+
+def free_batch(model: ir.Model, input: str | None = None) -> ir.Model:
+    """A copy whose batch is dynamic, so that N images at once give what N runs of one give.
+
+    Reshape, Expand, Slice and Resize nodes that hold the fixed batch in a constant are rewritten; constants
+    that stand beside the images (a class token) are repeated for each. Every node is proven to keep the images
+    apart. A model whose batch is open already is copied as it is.
+
+    input    the image input's name; None: the only one
+    raises   ModelUnsuitable, naming the node and the reason, where something forbids it
+    """
+    copy = duplicate(model)
+    image = image_input(copy, input)
+    if image.shape is None:
+        return copy
+    axis = layout(image).batch
+    if axis is None:
+        raise ModelUnsuitable(
+            f"input {image.name!r} has shape {list(image.shape)} without a batch axis; "
+            "export the model for (N, C, H, W)"
+        )
+    batch = image.shape[axis]
+    if isinstance(batch, int):
+        try:
+            Freeing(copy, image, axis, batch).run()
+        except ModelUnsuitable:
+            fed = [name for name, value in copy.graph.initializers.items() if value.meta.get(FED)]
+            if not fed:
+                raise
+            # What was fed beside the picture is a picture's share, then, and repeated for each.
+            copy = duplicate(model)
+            Freeing(copy, image_input(copy, input), axis, batch, fed).run()
+        declare_outputs(copy)
+    return copy
 
 
 def independent(model: ir.Model, input: str | None = None) -> None:
@@ -331,4 +366,4 @@ def _title(node: ir.Node) -> str:
     return f"{node.name or made!r} ({node.op_type})"
 
 
-__all__ = ["Freeing", "Mixes", "Refused", "independent"]
+__all__ = ["Freeing", "Mixes", "Refused", "free_batch", "independent"]

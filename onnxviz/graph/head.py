@@ -14,8 +14,8 @@ import onnx_ir as ir
 
 from onnxviz.errors import ModelUnsuitable, UnknownLayer, near
 from onnxviz.graph.analysis.dataflow import FLOATS, QUANTISED, is_tensor
-from onnxviz.graph.dequantised import real_name
 from onnxviz.graph.final import complement, final
+from onnxviz.graph.naming import real_name
 from onnxviz.graph.operators import computes
 from onnxviz.graph.output import (
     BEST,

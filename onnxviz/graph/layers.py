@@ -23,13 +23,14 @@ from onnxviz.graph.analysis.dataflow import (
     reads,
 )
 from onnxviz.graph.analysis.probe import UNKNOWN_RANK, Prober, Symbolic, probes, symbolic
-from onnxviz.graph.dequantised import ALSO, CALLED, LISTED_AS, STANDS_FOR, Quantised, real_name, told
+from onnxviz.graph.naming import ALSO, CALLED, LISTED_AS, STANDS_FOR, real_name
 from onnxviz.graph.open.signatures import LONGEST
 from onnxviz.graph.operators import INTEGER_SUMS
 from onnxviz.text import printable
 
 if TYPE_CHECKING:
     from onnxviz.graph.analysis.receptive_field import Field, Intervals
+    from onnxviz.graph.dequantised import Quantised
 
 Path = tuple[str, ...]
 
@@ -297,7 +298,7 @@ def of(activations: Activations) -> tuple[Layer, ...]:
                     inputs=read,
                     local_field=_extents(found.local) if found is not None else None,
                     also=tuple(dict.fromkeys([*value.meta.get(ALSO, ()), *value.meta.get(CALLED, ())])),
-                    quantised=told(value),
+                    quantised=_told(value) if ALSO in value.meta else None,
                     trace=found,
                     channel_axis=channels.get(value),
                 )
@@ -326,6 +327,17 @@ def field(layer: Layer, y: int = 0, x: int = 0, *, local: bool = False) -> tuple
     return top, left, bottom + 1, right + 1
 
 
+def aliases(model: ir.Model) -> dict[str, str]:
+    """The other names of the layers of a quantised file (`Layer.also`): the names of their real values by them.
+
+    What stands in front of a quantiser keeps its own name here: it is a number of the graph too, not yet cut.
+    """
+    made = [value for node in model.graph for value in node.outputs]
+    own = {value.name for value in made if value.dtype not in QUANTISED and value.dtype is not None}
+    real = [value for value in made if ALSO in value.meta]
+    return {other: str(value.name) for value in real for other in value.meta[ALSO] if other not in own}
+
+
 def resolve(layers: Sequence[Layer], name: str) -> Layer:
     """The layer of this name: a value's name, a node's name, or a module path such as 'layer1.0.conv1'.
 
@@ -352,6 +364,12 @@ def resolve(layers: Sequence[Layer], name: str) -> Layer:
     raise UnknownLayer(
         f"no layer is named {name!r}{near(name, dict.fromkeys(known))}; `onnxviz inspect` lists the layers"
     )
+
+
+def _told(real: ir.Value) -> Quantised:
+    from onnxviz.graph.dequantised import told
+
+    return told(real)
 
 
 def _extents(spans: tuple[Intervals, Intervals]) -> Pair:

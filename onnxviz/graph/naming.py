@@ -1,5 +1,5 @@
-"""Names: values and nodes have a namespace each, what is given out has the name that was promised, and lengths that
-only the run will tell are called by their formulas.
+"""Names: values and nodes have a namespace each, what is given out has the name that was promised, layers may be called
+as in another file, and lengths that only the run will tell are called by their formulas.
 """
 
 from __future__ import annotations
@@ -82,6 +82,54 @@ def publish(graph: ir.Graph, shown: Mapping[str, ir.Value]) -> None:
         value.name = fresh(f"network/{value.name}", taken)
     for name, value in shown.items():
         value.name = name
+
+
+# --- what a layer is called -----------------------------------------------------------------------
+
+# Notes on values, which copies keep and files do not. Of quantised files (dequantised.py): on what is listed in place
+# of the real value, its name; on what it stands for; on the real value, how else it is called.
+LISTED_AS, STANDS_FOR, ALSO = "onnxviz.listed_as", "onnxviz.stands_for", "onnxviz.also"
+# On any value: what else it may be asked for by (`rename`).
+CALLED = "onnxviz.called"
+
+
+def real_name(value: ir.Value) -> str:
+    """The name of the layer that a value of the file stands for: its own, but for codes and what is cut to them."""
+    found: str = value.meta.get(STANDS_FOR) or value.name or ""
+    return found
+
+
+def rename(model: ir.Model, called: Mapping[str, Sequence[str]]) -> None:
+    """Give values other names, in place; what they were called is one more name of them (`Layer.also`).
+
+    Whatever else has one of the new names is called 'NAME/own' from now on. Inputs and outputs of the graph keep their
+    names, and can be asked for by the new ones where nothing else has them.
+
+    called   {name: (new name, further names that it can be asked for by)}
+    """
+    graph, taken = model.graph, {str(value.name) for value in values(model.graph)}
+    own = {str(value.name): value for node in graph for value in node.outputs}
+    fixed = {str(v.name) for v in (*graph.inputs, *graph.outputs, *graph.initializers.values())}
+    plan: dict[str, str] = {}
+    for name, (first, *others) in called.items():
+        value = own.get(name)
+        if value is None:
+            continue
+        if name not in fixed and first not in fixed:
+            plan[name] = first
+        value.meta[CALLED] = [first, name, *others]
+    for name in set(own) & set(plan.values()) - set(plan):
+        plan[name] = fresh(f"{name}/own", taken)
+    for value in own.values():
+        value.name = plan.get(str(value.name), value.name)
+    for value in own.values():  # what is noted of values by their names
+        for note in (LISTED_AS, STANDS_FOR):
+            if note in value.meta:
+                value.meta[note] = plan.get(value.meta[note], value.meta[note])
+        for note in (ALSO, CALLED):
+            if note in value.meta:
+                noted = value.meta[note] if note == CALLED else [plan.get(n, n) for n in value.meta[note]]
+                value.meta[note] = [one for one in dict.fromkeys(noted) if one != value.name]
 
 
 # --- lengths that only the run will tell ----------------------------------------------------------

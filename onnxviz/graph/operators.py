@@ -344,6 +344,10 @@ WEIGHTED: Final = operators(lambda row: row.family in ("convolution", "product")
 INTEGER_SUMS: Final = frozenset(
     {name for name, row in SPELLINGS.items() if row.domain == "onnx" and row.scale is None}
 )
+#: Give codes of a scale that is one of their inputs, or measured.
+QUANTISING: Final = frozenset(
+    {name for name, row in SPELLINGS.items() if row.scale is not None} | computing("quantize_measured")
+)
 #: Slide a window over maps, as wide as `kernel_shape`, `strides` and `pads` say, and no unpooling or spreading.
 WINDOWS: Final = operators(lambda row: row.sees in ("conv", "pool"))
 POOLS: Final = operators(lambda row: row.family == "pooling")

@@ -13,7 +13,7 @@ from onnxviz.errors import COMMAND, ways
 from onnxviz.graph.analysis.dataflow import FLOATS, dependent, flat, image_input, measured, subgraphs
 from onnxviz.graph.analysis.probe import BATCHES, Facts, Prober
 from onnxviz.graph.analysis.twins import view
-from onnxviz.graph.dequantised import real_name
+from onnxviz.graph.naming import real_name
 from onnxviz.graph.operators import (
     ACTIVATIONS,
     BY_STATISTICS,

@@ -16,9 +16,19 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxviz.graph.analysis.dataflow import QUANTISED, constant, dependent, duplicate, image_input
-from onnxviz.graph.dequantised import ALSO, DEQUANTISER, QUANTISING
+from onnxviz.graph.dequantised import DEQUANTISER
 from onnxviz.graph.fused import as_qdq
-from onnxviz.graph.operators import CASTS, INTEGER_SUMS, MOVING, SHAPE_ONLY, SPELLINGS, computes, computing
+from onnxviz.graph.naming import ALSO
+from onnxviz.graph.operators import (
+    CASTS,
+    INTEGER_SUMS,
+    MOVING,
+    QUANTISING,
+    SHAPE_ONLY,
+    SPELLINGS,
+    computes,
+    computing,
+)
 
 # Where operators that take integers and give sums or real numbers have a weight, its scale and its zero point.
 _WEIGHTS: Final[Mapping[str, tuple[int, int | None, int | None]]] = {

@@ -1,119 +1,45 @@
-"""Operations on the model as a whole: a free batch, a free image size, a part of it, more outputs, sizes that fit.
+"""Operations on the model as a whole: a part of it, more outputs; what mixes its pictures, and where they stand.
 
 Most give copies that share the weights with the model they were given, and never change that.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxviz.errors import ModelUnsuitable
 from onnxviz.graph.analysis.dataflow import (
-    FED,
     FLOATS,
     dependent,
     duplicate,
+    flat,
     image_input,
     lookup,
     prune,
-    reads,
+    subgraphs,
     weight,
 )
-from onnxviz.graph.analysis.probe import Facts, Prober, layout
+from onnxviz.graph.analysis.probe import Prober, annotate, layout, probes, symbolic
 from onnxviz.graph.analysis.twins import view
-from onnxviz.graph.dequantised import real_name
-from onnxviz.graph.naming import own_length
-from onnxviz.graph.operators import BY_STATISTICS, POINTWISE, POOLS, WEIGHTED, computes, computing, operator
+from onnxviz.graph.naming import own_length, real_name
+from onnxviz.graph.operators import (
+    BATCH_FIRST,
+    BY_STATISTICS,
+    CONTROL,
+    OWN,
+    POINTWISE,
+    RECURRENT,
+    RESHAPING,
+    RESIZING,
+    WEIGHTED,
+    computes,
+    computing,
+)
 from onnxviz.graph.output import BEST, before, ranked
 from onnxviz.graph.shapes import infer
-
-_FURTHER = (96, 160)
-"""By how many pixels the trial size of `free_size` is larger: different both ways, and multiples of 32."""
-
-
-def free_batch(model: ir.Model, input: str | None = None) -> ir.Model:
-    """A copy whose batch is dynamic, so that N images at once give what N runs of one give.
-
-    Reshape, Expand, Slice and Resize nodes that hold the fixed batch in a constant are rewritten; constants
-    that stand beside the images (a class token) are repeated for each. Every node is proven to keep the images
-    apart. A model whose batch is open already is copied as it is.
-
-    input    the image input's name; None: the only one
-    raises   ModelUnsuitable, naming the node and the reason, where something forbids it
-    """
-    from onnxviz.graph.dynamic_batch import Freeing
-
-    copy = duplicate(model)
-    image = image_input(copy, input)
-    if image.shape is None:
-        return copy
-    axis = layout(image).batch
-    if axis is None:
-        raise ModelUnsuitable(
-            f"input {image.name!r} has shape {list(image.shape)} without a batch axis; "
-            "export the model for (N, C, H, W)"
-        )
-    batch = image.shape[axis]
-    if isinstance(batch, int):
-        try:
-            Freeing(copy, image, axis, batch).run()
-        except ModelUnsuitable:
-            fed = [name for name, value in copy.graph.initializers.items() if value.meta.get(FED)]
-            if not fed:
-                raise
-            # What was fed beside the picture is a picture's share, then, and repeated for each.
-            copy = duplicate(model)
-            Freeing(copy, image_input(copy, input), axis, batch, fed).run()
-        declare_outputs(copy)
-    return copy
-
-
-def keep_batch(model: ir.Model, input: str | None = None) -> ir.Model:
-    """A copy whose Squeeze nodes without axes never drop an open batch, as they would where it is one picture.
-
-    They become Reshapes to what is left at any batch. A model without such a node is given back as it is.
-    """
-    if not any([computes(node.op_type) == "squeeze" and not _names_axes(node) for node in model.graph]):
-        return model
-    copy = duplicate(model)
-    image = image_input(copy, input)
-    if image.shape is None or isinstance(image.shape[0], int):
-        return model
-    if image.shape[0].value is None:
-        image.shape = ir.Shape([own_length(copy.graph, "N"), *list(image.shape)[1:]])
-    infer(copy)
-    for node in copy.graph:
-        if computes(node.op_type) != "squeeze" or _names_axes(node) or node.inputs[0] is None:
-            continue
-        first, *rest = node.inputs[0].shape or (None,)
-        if first != image.shape[0] or not all(isinstance(size, int) for size in rest):
-            continue
-        sizes = np.array([0, *(size for size in rest if size != 1)], np.int64)
-        kept = ir.tensor(sizes, name=f"{node.outputs[0].name}.kept")
-        node.op_type = "Reshape"
-        node.resize_inputs(2)
-        node.replace_input_with(1, weight(copy.graph, kept))
-    infer(copy)
-    return copy
-
-
-def _names_axes(node: ir.Node) -> bool:
-    return "axes" in node.attributes or (len(node.inputs) > 1 and node.inputs[1] is not None)
-
-
-def single(model: ir.Model, input: str | None = None) -> ir.Model:
-    """A copy of a model of open batch that takes one image at a time."""
-    copy = duplicate(model)
-    image = image_input(copy, input)
-    axis = layout(image).batch
-    if image.shape is not None and axis is not None:
-        image.shape = ir.Shape([1 if i == axis else size for i, size in enumerate(image.shape)])
-    return copy
 
 
 def cut(model: ir.Model, outputs: Sequence[str]) -> ir.Model:
@@ -126,133 +52,15 @@ def cut(model: ir.Model, outputs: Sequence[str]) -> ir.Model:
     values = lookup(copy.graph, outputs)
     copy.graph.outputs.clear()
     add_outputs(copy, values)
-    _prune(copy)
+    prune_inputs(copy)
     return copy
 
 
-def _prune(model: ir.Model) -> None:
+def prune_inputs(model: ir.Model) -> None:
     """Drop what no output needs: nodes, weights, and inputs other than one at least."""
     prune(model)
     inputs = model.graph.inputs
     inputs[:] = [value for value in inputs if value.uses() or value.is_graph_output()] or list(inputs)
-
-
-def free_size(model: ir.Model, input: str | None = None) -> tuple[ir.Model, str | None]:
-    """A copy that takes images of any height and width, up to the first layer that forbids it.
-
-    A fully connected layer, a Reshape or an addition that holds the image size in its weights or constants forbids it;
-    such layers and all behind them are cut off, and the values that fed them become outputs.
-
-    returns  the copy, and the name of the first value that could not be kept; None where all could
-    raises   ModelUnsuitable where not even the first layer allows another size
-    """
-    copy = duplicate(model)
-    image = image_input(copy, input)
-    where = layout(image)
-    if image.shape is None or where.y is None or where.x is None:
-        if image.shape is not None:
-            raise ModelUnsuitable(
-                f"input {image.name!r} of shape {list(image.shape)} is no image: it has no size to free"
-            )
-        return copy, None
-    prober = Prober(copy, image)
-    axes = [axis for axis in (where.y, where.x) if not prober.is_open(axis)]
-    if not axes:
-        return copy, None
-    base = prober.facts()
-    height, width = base.size or (0, 0)
-    further = tuple(by if axis in axes else 0 for axis, by in zip((where.y, where.x), _FURTHER, strict=True))
-    larger = prober.facts(size=(height + further[0], width + further[1]))
-    outputs, first = _free_part(copy.graph, image, base, larger)
-    if not outputs:
-        raise ModelUnsuitable(
-            f"no layer of this model takes images of another size: {first!r}, the first, forbids it"
-        )
-    names = {where.y: own_length(copy.graph, "H"), where.x: own_length(copy.graph, "W")}
-    image.shape = ir.Shape([names[i] if i in axes else d for i, d in enumerate(image.shape)])
-    for node in copy.graph:  # what the file declared was for its own size
-        for value in node.outputs:
-            value.shape = None
-    copy.graph.outputs.clear()
-    add_outputs(copy, outputs)
-    _prune(copy)
-    return copy, first
-
-
-def _free_part(
-    graph: ir.Graph, image: ir.Value, base: Facts, larger: Facts
-) -> tuple[list[ir.Value], str | None]:
-    """The outputs of the part that stands the larger size, and the first value that does not."""
-    moved = dependent(graph, image)
-    bad: set[ir.Value] = set()
-    frontier: dict[ir.Value, None] = {}
-    first: str | None = None
-    for node in graph:
-        if moved.isdisjoint(node.outputs):
-            continue
-        read = reads(node)
-        if any(value in bad for value in read) or not _stands(node, base, larger):
-            frontier |= {v: None for v in read if v in moved and v not in bad and v is not image}
-            bad.update(node.outputs)
-            first = first or node.outputs[0].name
-    kept = [value for value in graph.outputs if value not in bad]
-    fed = [value for value in frontier if base.dtypes.get(value.name or "", value.dtype) in FLOATS]
-    return list(dict.fromkeys([*kept, *fed])), first
-
-
-def _stands(node: ir.Node, base: Facts, larger: Facts) -> bool:
-    """True where the node gives, for a larger image, what the same layer gives for this one."""
-    for value in node.outputs:
-        if not value.name or not (value.uses() or value.is_graph_output()):
-            continue
-        before, after = base.full_shape(value), larger.full_shape(value)
-        if before is None or after is None or len(before) != len(after):
-            return False
-        if before and before[0] == base.batch and after[0] != before[0]:
-            return False  # pixels have become images
-    return _fit(node, larger) is True
-
-
-def _fit(node: ir.Node, facts: Facts) -> bool | None:
-    """Whether the node's shapes go together; None where not all are known."""
-    twin = view(node)
-    shapes = [facts.full_shape(value) for value in twin.inputs if value is not None]
-    known = [shape for shape in shapes if shape is not None]
-    result = facts.full_shape(node.outputs[0])
-    if len(known) < len(shapes) or result is None:
-        return None
-    return fits(twin.op, known, result, twin.attributes)
-
-
-def fits(
-    op: str, shapes: list[tuple[int, ...]], result: tuple[int, ...], attributes: dict[str, object]
-) -> bool:
-    """The checks that ONNX's inference leaves out."""
-    first = shapes[0]
-    if op in POINTWISE:
-        try:
-            return tuple(np.broadcast_shapes(*shapes)) == result
-        except ValueError:
-            return False
-    if operator(op).sees == "reshape":
-        return math.prod(first) == math.prod(result)
-    if computes(op) == "gemm":
-        inner = first[0 if attributes.get("transA") else 1], shapes[1][1 if attributes.get("transB") else 0]
-        return inner[0] == inner[1]
-    if computes(op) == "matmul" and not attributes and len(first) > 0:
-        return first[-1] == shapes[1][-2 if len(shapes[1]) > 1 else 0]
-    if computes(op) == "conv":
-        group = attributes.get("group", 1)
-        return isinstance(group, int) and first[1] == shapes[1][1] * group
-    if op in BY_STATISTICS or computes(op) in ("conv_transpose", "instance_norm", "group_norm"):
-        return first[1] == shapes[1][0]
-    if computes(op) == "layer_norm":
-        return len(shapes) < 2 or first[-len(shapes[1]) :] == shapes[1]
-    if computes(op) == "concatenate":
-        axis = attributes.get("axis", 1)
-        at = int(axis) % len(result) if isinstance(axis, int) else 0
-        return all(s[:at] == first[:at] and s[at + 1 :] == first[at + 1 :] for s in shapes)
-    return True
 
 
 # --- values as outputs ----------------------------------------------------------------------------
@@ -269,8 +77,6 @@ def expose(model: ir.Model, names: Iterable[str] | None = None) -> ir.Model:
     """
     copy = duplicate(model)
     if names is None:
-        from onnxviz.graph.analysis.probe import annotate
-
         annotate(copy)
         moved = set().union(*(dependent(copy.graph, value) for value in copy.graph.inputs))
         made = [value for node in copy.graph for value in node.outputs if value.name and value in moved]
@@ -317,8 +123,6 @@ def declare_outputs(model: ir.Model) -> None:
     Raises ModelUnsuitable where an element type cannot be told; a shape that cannot be told is left out.
     """
     if any(value.type is None or value.shape is None for value in model.graph.outputs):
-        from onnxviz.graph.analysis.probe import annotate
-
         annotate(model)
     for value in model.graph.outputs:
         if value.type is None:
@@ -327,98 +131,174 @@ def declare_outputs(model: ir.Model) -> None:
             )
 
 
-# --- which picture sizes a network takes ----------------------------------------------------------
-#
-# A pyramid adds maps of two strides, a Focus layer lays slices of odd and even rows side by side, a
-# recogniser of text squeezes a height of one: each works at some sizes only, and none says so in the file.
+# --- its batch: what a glance tells, and what keeps it open ---------------------------------------
+
+# Measured on ONNX Runtime 1.32: the averages, which the standard makes outputs, are written over those of the file, and
+# the same picture gives other values in the next run.
+_IN_TRAINING = (
+    "it is in training mode and normalises over all images of the batch; ONNX Runtime's results then depend on what "
+    "ran before, so export the network for inference"
+)
+_RANGE = "it measures one range over all images of the batch"
+# One range or one mean over the whole tensor: so ONNX and ONNX Runtime (ContribOperators.md) define them.
+_MIXING = {
+    "DynamicQuantizeLinear": _RANGE,
+    "DynamicQuantizeMatMul": _RANGE,
+    "DynamicQuantizeLSTM": _RANGE,
+}
+# What cannot read across axis 0 where the results' only axis that follows the batch is the first.
+_LEADING = (POINTWISE | OWN | BATCH_FIRST | WEIGHTED | RESHAPING | RESIZING | computing("split")) - (
+    {"DeformConv", "Einsum"} | computing("broadcast_to")
+)
+# ... and over another axis than the first, as their attributes say.
+_ALONG = dict.fromkeys(computing("concatenate log_softmax softmax"), 1)
+# These could bring the images to another axis than the first.
+_MOVERS = RECURRENT | (CONTROL - {"If"}) | computing("transpose") | {"Einsum"}
 
 
-Size = tuple[int, int]
-_BY_SHAPE = POINTWISE | WEIGHTED | POOLS | computing("concatenate flatten squeeze transpose expand_dims")
-_STEPS = (1, 2, 4, 8, 16, 32, 64, 128)  # total strides of networks, mostly
-_FIXED = (32, 48, 64, 96, 128, 224)  # heights (or widths) that networks are made for
+def mixing(model: ir.Model, input: str | None = None) -> str | None:
+    """The first node that by definition measures or normalises over a whole batch, and what it does; None: none.
 
-
-class Misfit(NamedTuple):
-    """Why a size cannot be taken. `empty`: nothing of the picture is left there; else sizes do not match."""
-
-    text: str
-    empty: bool
-
-
-class Admissible:
-    """The sizes at which the values called `names` can be computed.
-
-    input   the image input's name
+    A look at the operators alone: `independent` follows the batch.
     """
-
-    def __init__(self, model: ir.Model, input: str, names: Sequence[str]) -> None:
-        self._model = cut(model, [name for name in names if name != input])
-        self._image = image_input(self._model, input)
-        self._prober = Prober(self._model, self._image)
-        self._base = self._prober.facts()
-        self._known: dict[Size, Misfit | None] = {}
-        shape = self._image.shape or ()
-        sides = (
-            shape[axis] if axis is not None else None
-            for axis in (self._prober.layout.y, self._prober.layout.x)
-        )
-        self._own = tuple(side if isinstance(side, int) else None for side in sides)
-
-    def misfit(self, size: Size) -> Misfit | None:
-        """Why pictures of this (height, width) cannot go through; None where they can."""
-        if size not in self._known:
-            self._known[size] = self._look(self._prober.facts(size=size))
-        return self._known[size]
-
-    def nearest(self, size: Size) -> Size | None:
-        """The size itself, or one near it of about its aspect, that can go through; None where none is found."""
-        return next((one for one in self._candidates(*size) if self.misfit(one) is None), None)
-
-    def _candidates(self, height: int, width: int) -> Iterator[Size]:
-        for step in _STEPS:
-            yield _rounded(height, step), _rounded(width, step)
-        if (
-            None not in self._own
-        ):  # made for one size: at no other one of its height, but at any that its layers take
-            return
-        for side in dict.fromkeys((*(own for own in self._own if own is not None), *_FIXED)):
-            for step in (4, 32):
-                if self._own[1] is None:
-                    yield side, _rounded(round(width * side / height), step)
-                if self._own[0] is None:
-                    yield _rounded(round(height * side / width), step), side
-
-    def _look(self, facts: Facts) -> Misfit | None:
-        moved = dependent(self._model.graph, self._image)
-        for node in self._model.graph:
-            for value in node.outputs:
-                if value not in moved or not (value.uses() or value.is_graph_output()):
-                    continue
-                before, after = self._base.full_shape(value), facts.full_shape(value)
-                shape = facts.shape(value) or ()
-                if any(size is not None and size <= 0 for size in shape):
-                    return Misfit(f"nothing of it is left at {value.name!r}", True)
-                told = before is not None or _told_by_shapes(node, facts)
-                fits = after is not None and len(after) == len(before or after)
-                if told and (not fits or _fit(node, facts) is False):
-                    return Misfit(unmatched(node, [facts.full_shape(v) for v in view(node).inputs]), False)
+    suspects = _MIXING.keys() | BY_STATISTICS
+    if not model.functions and not any(
+        [node.op_type in suspects and over_batch(node) for node in model.graph.all_nodes()]
+    ):
         return None
+    model = flat(model)
+    moved = dependent(model.graph, image_input(model, input))
+    for top, node in _nodes(model.graph):
+        reason = over_batch(node)
+        if reason and any(value in moved for value in top.outputs):
+            return f"{node.name or top.outputs[0].name!r} ({node.op_type}): {reason}"
+    return None
 
 
-def unmatched(node: ir.Node, shapes: Sequence[Sequence[int] | None]) -> str:
-    """Words for a node whose inputs, of these shapes, do not go together."""
-    told = " and ".join("×".join(map(str, shape)) for shape in shapes if shape is not None and len(shape) > 1)
-    name = node.name or next((value.name for value in node.outputs if value.name), "")
-    return f"sizes do not match at node {name!r} ({node.op_type}{f' of {told}' if told else ''})"
+def _nodes(graph: ir.Graph) -> Iterator[tuple[ir.Node, ir.Node]]:
+    """Every node, those of branches and loops too, with the node of the main graph that it is in."""
+    for node in graph:
+        yield node, node
+        for body in subgraphs(node):
+            for _, inner in _nodes(body):
+                yield node, inner
 
 
-def _told_by_shapes(node: ir.Node, facts: Facts) -> bool:
-    """Whether the result's shape follows from shapes that are all known, so that a missing one means a mismatch."""
+def over_batch(node: ir.Node) -> str | None:
+    """What the node measures or normalises over all images of the batch, in words; None where it does not."""
+    if node.op_type in BY_STATISTICS:  # in training: said aloud from opset 14 on, before by its outputs
+        mode = node.attributes.get("training_mode")
+        training = len(node.outputs) > 1 or (mode is not None and not mode.is_ref() and bool(mode.as_int()))
+        return _IN_TRAINING if training else None
+    return _MIXING.get(node.op_type)
+
+
+def plain(model: ir.Model, shapes: Sequence[tuple[str, tuple[int | str, ...]]]) -> bool:
+    """True where a glance at operators and shapes shows that the open batch stays the first axis, whole and in order.
+
+    For most convolutional networks; False tells nothing.
+
+    shapes   the name and shape of every layer
+    """
+    if any(not shape or shape[0] != "N" for _, shape in shapes):
+        return False
+    if any(symbol in str(size) for _, shape in shapes for size in shape[1:] for symbol in "N?"):
+        return False
+    named = {name for name, _ in shapes}
+    touching = (
+        node
+        for node in flat(model).graph
+        if any(value is not None and value.name in named for value in (*node.inputs, *node.outputs))
+    )
+    return all(node.op_type == "Shape" or _keeps_first(node) for node in touching)
+
+
+def _keeps_first(node: ir.Node) -> bool:
     twin = view(node)
-    known = (facts.full_shape(value) is not None for value in twin.inputs if value is not None)
-    return twin.op in _BY_SHAPE and all(known)
+    if not twin.standard or node.domain not in ("", "com.microsoft") or subgraphs(node):
+        return False
+    if twin.op in _ALONG:
+        axis = twin.attributes.get("axis", _ALONG[twin.op])
+        return isinstance(axis, int) and (axis > 0 or axis == -1)
+    if computes(twin.op) == "max_pool" and len(node.outputs) > 1:
+        return False
+    return twin.op in _LEADING
 
 
-def _rounded(side: int, step: int) -> int:
-    return max(step, round(side / step) * step)
+def moved_axes(model: ir.Model, input: str | None = None) -> dict[str, int]:
+    """The axis of the pictures for each value that has them on another axis than 0.
+
+    Shapes are compared at two batches, where the file leaves the batch open; else the only axis that has the batch's
+    size tells. Nothing is inferred for files in which no operator could move the axis.
+
+    input    the image input's name; None: the only one
+    """
+    if not any([node.op_type in _MOVERS and _moves(node) for node in model.graph.all_nodes()]):
+        return {}
+    model = flat(model)
+    prober = Prober(model, image_input(model, input))
+    if prober.layout.batch is None:
+        return {}
+    if prober.open_batch:
+        base, other, _ = probes(prober, prober.facts().size)
+        known = symbolic(prober, base, other, None)
+        return {
+            name: shape.index("N") for name, shape in known.items() if "N" in shape[1:] and shape[0] != "N"
+        }
+    facts = prober.facts()
+    found = {}
+    for name, sizes in facts.shapes.items():
+        if len(sizes) > 1 and sizes[0] != facts.batch and sizes.count(facts.batch) == 1:
+            found[name] = sizes.index(facts.batch)
+    return found
+
+
+def _moves(node: ir.Node) -> bool:
+    """Whether a node of `_MOVERS` could bring the pictures to another axis."""
+    if computes(node.op_type) == "transpose":
+        order = node.attributes.get("perm")
+        return order is None or order.is_ref() or next(iter(order.as_ints()), 0) != 0
+    return True
+
+
+def keep_batch(model: ir.Model, input: str | None = None) -> ir.Model:
+    """A copy whose Squeeze nodes without axes never drop an open batch, as they would where it is one picture.
+
+    They become Reshapes to what is left at any batch. A model without such a node is given back as it is.
+    """
+    if not any([computes(node.op_type) == "squeeze" and not _names_axes(node) for node in model.graph]):
+        return model
+    copy = duplicate(model)
+    image = image_input(copy, input)
+    if image.shape is None or isinstance(image.shape[0], int):
+        return model
+    if image.shape[0].value is None:
+        image.shape = ir.Shape([own_length(copy.graph, "N"), *list(image.shape)[1:]])
+    infer(copy)
+    for node in copy.graph:
+        if computes(node.op_type) != "squeeze" or _names_axes(node) or node.inputs[0] is None:
+            continue
+        first, *rest = node.inputs[0].shape or (None,)
+        if first != image.shape[0] or not all(isinstance(size, int) for size in rest):
+            continue
+        sizes = np.array([0, *(size for size in rest if size != 1)], np.int64)
+        kept = ir.tensor(sizes, name=f"{node.outputs[0].name}.kept")
+        node.op_type = "Reshape"
+        node.resize_inputs(2)
+        node.replace_input_with(1, weight(copy.graph, kept))
+    infer(copy)
+    return copy
+
+
+def _names_axes(node: ir.Node) -> bool:
+    return "axes" in node.attributes or (len(node.inputs) > 1 and node.inputs[1] is not None)
+
+
+def single(model: ir.Model, input: str | None = None) -> ir.Model:
+    """A copy of a model of open batch that takes one image at a time."""
+    copy = duplicate(model)
+    image = image_input(copy, input)
+    axis = layout(image).batch
+    if image.shape is not None and axis is not None:
+        image.shape = ir.Shape([1 if i == axis else size for i, size in enumerate(image.shape)])
+    return copy

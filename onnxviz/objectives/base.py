@@ -187,8 +187,8 @@ def class_scores(model: ir.Model) -> str:
 
 
 def moved_axes(model: ir.Model, source: str) -> dict[str, int]:
-    """The axis of the pictures in values that have them on another axis than 0 (`graph.batch`)."""
-    from onnxviz.graph.batch import moved_axes as found
+    """The axis of the pictures in values that have them on another axis than 0 (`graph.surgery`)."""
+    from onnxviz.graph.surgery import moved_axes as found
 
     return found(model, source) if any(v.name == source for v in model.graph.inputs) else found(model)
 

@@ -23,7 +23,7 @@ from onnxviz.synthesis.step import at_size
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from onnxviz.graph.surgery import Admissible
+    from onnxviz.graph.picture_sizes import Admissible
 
 # What joins branches: where the units of a block without an activation of its own come together.
 _JOINTS = computing("add total multiply concatenate")
@@ -200,7 +200,7 @@ def smallest(layer: Layer) -> tuple[int, int]:
 
 def sizes_of(net: Network, names: Sequence[str]) -> Admissible:
     """The picture sizes at which these layers can be computed."""
-    from onnxviz.graph.surgery import Admissible
+    from onnxviz.graph.picture_sizes import Admissible
 
     return Admissible(net.batched[0], net.input.name, list(dict.fromkeys(names)))
 

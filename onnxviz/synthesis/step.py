@@ -111,7 +111,7 @@ def at_size(net: Network, model: ir.Model, size: tuple[int, int], names: Sequenc
     if all(a is None or a == b for a, b in zip(own, size, strict=True)):
         return model
     from onnxviz.grad.model import all_values
-    from onnxviz.graph.surgery import free_size
+    from onnxviz.graph.picture_sizes import free_size
 
     model, barrier = free_size(model)
     there = all_values(model.graph)
@@ -322,7 +322,7 @@ def _large_enough(graph: ir.Graph, values: dict[str, ir.Value], plan: Plan) -> N
 
 def _unmatched(graph: ir.Graph) -> str | None:
     """The first node whose inputs' sizes are known and do not go together; None where something is left of nothing."""
-    from onnxviz.graph.surgery import unmatched
+    from onnxviz.graph.picture_sizes import unmatched
 
     for node in graph:
         shapes = [dims(value) for value in node.inputs if value is not None]

@@ -157,7 +157,7 @@ class _Painter:
 
 def _freed(net: Network) -> ir.Model | None:
     """The whole network with a free size; None where a layer forbids it."""
-    from onnxviz.graph.surgery import free_size
+    from onnxviz.graph.picture_sizes import free_size
 
     if net.input.height is None and net.input.width is None:
         return net.model

@@ -11,7 +11,7 @@ import pytest
 
 import onnxviz
 from onnxviz.errors import ImageRejected, ModelUnsuitable
-from onnxviz.graph.surgery import Admissible
+from onnxviz.graph.picture_sizes import Admissible
 from onnxviz.synthesis.layers import feature_maps
 from onnxviz.synthesis.machine import Machine
 from onnxviz.synthesis.updates import Ascent

@@ -9,8 +9,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxviz
+from onnxviz.graph.dynamic_batch import free_batch
 from onnxviz.graph.fold import decided
-from onnxviz.graph.surgery import cut, free_batch
+from onnxviz.graph.surgery import cut
 from tests.grad.oracle import session
 from tests.networks import from_nodes, node
 

@@ -9,8 +9,8 @@ import pytest
 from networks import Maker
 
 import onnxviz
-from onnxviz.graph.batch import mixing, plain
 from onnxviz.graph.dynamic_batch import Mixes, Refused, independent
+from onnxviz.graph.surgery import mixing, plain
 from onnxviz.running import Running
 from tests.grad.oracle import session
 

@@ -13,8 +13,10 @@ import pytest
 from networks import LIGHT, Maker, light, tiny_cnn
 
 from onnxviz.errors import ModelUnsuitable, UnknownLayer
+from onnxviz.graph.dynamic_batch import free_batch
 from onnxviz.graph.open.load import load
-from onnxviz.graph.surgery import cut, free_batch, free_size
+from onnxviz.graph.picture_sizes import free_size
+from onnxviz.graph.surgery import cut
 
 
 def session(model):

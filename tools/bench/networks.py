@@ -194,9 +194,10 @@ def _light(name: str) -> onnx.ModelProto:
     """
     import onnx_ir as ir
 
+    from onnxviz.graph.dynamic_batch import free_batch
     from onnxviz.graph.normalise import normalise
     from onnxviz.graph.open.load import load
-    from onnxviz.graph.surgery import cut, free_batch
+    from onnxviz.graph.surgery import cut
 
     sys.path.insert(0, str(ROOT))
     from tests.networks import light

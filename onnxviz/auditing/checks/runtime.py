@@ -17,8 +17,8 @@ from onnxviz.auditing.subject import Subject
 from onnxviz.elsewhere import Reference, on
 from onnxviz.errors import ModelFailed, OnnxVizError, judged
 from onnxviz.graph.analysis.dataflow import by_name
-from onnxviz.graph.dequantised import QUANTISING, real_name
-from onnxviz.graph.operators import computes
+from onnxviz.graph.naming import real_name
+from onnxviz.graph.operators import QUANTISING, computes
 from onnxviz.graph.output import Tail, ranked
 from onnxviz.graph.surgery import cut
 from onnxviz.network import Network

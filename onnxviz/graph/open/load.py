@@ -24,13 +24,12 @@ import onnx
 import onnx_ir as ir
 
 from onnxviz.errors import LimitExceeded, ModelRejected, OnnxVizError, UsageError
-from onnxviz.graph.dequantised import name_real_values
 from onnxviz.graph.open import sizes, structure
 from onnxviz.graph.open.confine import HEAD, DataFile, Folder, describe, open_model
 from onnxviz.graph.open.protobuf_scan import BadWire, Split, check_texts, count, is_clean, split
 from onnxviz.graph.open.signatures import LONGEST, MICROSOFT, ML, graphs, is_operator, label, normal
 from onnxviz.graph.open.weights import Weights, odd, take
-from onnxviz.graph.operators import computes
+from onnxviz.graph.operators import QUANTISING, computes
 from onnxviz.isolate import region
 from onnxviz.limits import Limits
 from onnxviz.text import printable, quoted
@@ -210,7 +209,10 @@ def _finish(
         proto.opset_import.add(domain=MICROSOFT, version=1)
     model = ir.serde.deserialize_model(proto)
     weights.restore(model)
-    name_real_values(model)
+    if any(node.op_type in QUANTISING for node in model.graph):
+        from onnxviz.graph.dequantised import name_real_values
+
+        name_real_values(model)
     warnings += found.warnings + weights.warnings
     if len(warnings) > _MOST_WARNINGS:
         warnings[_MOST_WARNINGS:] = [f"and {len(warnings) - _MOST_WARNINGS} warnings more"]
