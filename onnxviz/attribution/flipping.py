@@ -42,10 +42,7 @@ class How:
 
 
 def chosen(measures: Sequence[str] | str) -> list[str]:
-    """The measures that are meant; of 'all' each.
-
-    raises   UsageError
-    """
+    """The measures that are meant; of 'all' each; raises UsageError."""
     names = [measures] if isinstance(measures, str) else list(measures)
     for name in names:
         if name not in MEASURES and names != ["all"]:

@@ -75,10 +75,7 @@ def _blurred(picture: np.ndarray, radius: float) -> np.ndarray:
 
 
 def pair(value: int | tuple[int, int], name: str) -> tuple[int, int]:
-    """(height, width) from one number or two, each at least 1.
-
-    raises   UsageError
-    """
+    """(height, width) from one number or two, each at least 1; raises UsageError."""
     both = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
     if len(both) != 2 or not all(isinstance(size, (int, np.integer)) for size in both):
         raise UsageError(f"{name} takes a whole number of pixels, or (height, width); got {value!r}")

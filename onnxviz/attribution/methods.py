@@ -173,10 +173,7 @@ def of(technique: str) -> dict[str, Method]:
 
 
 def chosen(name: str, among: Mapping[str, Method]) -> Method:
-    """One of these methods.
-
-    raises   UsageError naming those that there are
-    """
+    """One of these methods; raises UsageError naming those that there are."""
     if isinstance(name, (list, tuple)):
         raise UsageError(f"one method here, got {name!r}; several make a sheet: `onnxviz.attributions`")
     if name not in among:

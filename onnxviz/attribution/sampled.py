@@ -298,10 +298,7 @@ def completeness(
 
 
 def _start(job: Job, baseline: Any) -> tuple[np.ndarray, str]:
-    """The baseline of every picture, of x's shape, and what it is called.
-
-    raises   UsageError, ImageRejected
-    """
+    """The baseline of every picture, of x's shape, and what it is called; raises UsageError, ImageRejected."""
     if isinstance(baseline, str) and not any(sign in baseline for sign in "./\\"):
         return np.concatenate([_filled(job, number, baseline) for number in range(len(job.x))]), baseline
     if isinstance(baseline, np.ndarray) and baseline.dtype.kind == "f":
@@ -314,10 +311,7 @@ def _start(job: Job, baseline: Any) -> tuple[np.ndarray, str]:
 
 
 def _filled(job: Job, number: int, name: str) -> np.ndarray:
-    """A baseline made from one picture, (1, ...).
-
-    raises   UsageError
-    """
+    """A baseline made from one picture, (1, ...); raises UsageError."""
     picture = job.pictures[number]
     if name == "black":
         black = job.net.preprocessing.normalise(np.zeros_like(picture)[None])

@@ -81,10 +81,7 @@ class Target:
         )
 
     def each(self, count: int) -> Target:
-        """One for each of so many pictures.
-
-        raises   UsageError where several were given, and not as many
-        """
+        """One for each of so many pictures; raises UsageError where several were given, and not as many."""
         if len(self) not in (1, count):
             raise UsageError(
                 f"{len(self)} targets were given for {count} pictures; give one, or one for each"
@@ -257,10 +254,7 @@ def _layer(
 
 
 def _channels(net: Network, layer: Layer, channel: Channel) -> list[int]:
-    """The channels that are meant.
-
-    raises   UsageError where the layer has no such channel
-    """
+    """The channels that are meant; raises UsageError where the layer has no such channel."""
     if len(layer.shape) < 2:
         raise UsageError(
             f"layer {layer.name!r} has shape {layer.shape} and no channels; choose another --layer"
@@ -314,10 +308,7 @@ def _place(layer: Layer, neuron: Neuron, shown: bool) -> Any:
 
 
 def place_of(neuron: int | str | tuple[int, ...]) -> Any:
-    """Numbers, also written as '3,5', as (row, column) or (step,); or 'middle'.
-
-    raises   UsageError
-    """
+    """Numbers, also written as '3,5', as (row, column) or (step,); or 'middle'; raises UsageError."""
     if isinstance(neuron, str) and neuron.strip() == MIDDLE:
         return MIDDLE
     parts: Any = neuron.split(",") if isinstance(neuron, str) else neuron

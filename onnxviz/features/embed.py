@@ -66,7 +66,7 @@ def embed(
     if not rows.count:
         ending.nothing()
         raise none_used(len(listing.images), rows.skipped)
-    used = plan(net, len(listing.images), batch).batch
+    used = plan(net, len(listing.images), batch)[1]
     return ending.given(rows.result({"layer": chosen.name, "batch": used}))
 
 

@@ -133,8 +133,5 @@ def single(net: Network, image: Any, technique: str) -> tuple[np.ndarray, np.nda
     count = len(image) if tensor else len(as_list(image))
     if count != 1:
         raise UsageError(f"{technique} looks at one image at a time, got {count}; call it once for each")
-    if tensor:
-        x = net.prepare(image)
-        return x, net.preprocessing.invert(x)[0]
-    picture = net.pictures(image)[0]
-    return net.preprocessing.normalise(picture[None]).astype(np.float32, copy=False), picture
+    taken = given(net, image)
+    return taken.x, taken.pictures[0]

@@ -64,14 +64,6 @@ class Chunk:
     digests: Sequence[str] = ()
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How a stream is run: `workers` threads, `batch` images a run."""
-
-    workers: int
-    batch: int
-
-
 def sources(images: Any, net: Network | None = None) -> Listing:
     """The images of files, folders, arrays, or a mixture, in order.
 
@@ -109,13 +101,11 @@ def source_name(source: Any, index: int) -> str:
     return os.fspath(source) if isinstance(source, (str, os.PathLike)) else f"image {index}"
 
 
-def plan(net: Network, count: int, batch: int | None = None) -> Plan:
+def plan(net: Network, count: int, batch: int | None = None) -> tuple[int, int]:
     """How many threads, and how many images each of them runs at once, for `count` images.
 
     As many threads as `threads=` says, else as there are cores; fewer where memory does not hold an image's
     activations for each of them.
-
-    raises   UsageError for a batch below 1
     """
     if batch is not None:
         at_least("batch", batch)
@@ -123,7 +113,7 @@ def plan(net: Network, count: int, batch: int | None = None) -> Plan:
     fixed = 1 if count > 1 and net.alone is not None else net.batched[1]
     fitting = programs.batch_size(net.elements, largest=_LARGEST_ON_CPU * workers)
     each = fixed or batch or min(_LARGEST_ON_CPU, max(1, fitting // workers), -(-count // workers))
-    return Plan(max(1, min(workers, fitting // max(each, net.batched[1] or 1))), each)
+    return max(1, min(workers, fitting // max(each, net.batched[1] or 1))), each
 
 
 def stream(
@@ -153,13 +143,13 @@ def stream(
         return
     # One thread within an operator: the workers are the parallelism, and spinning would take their cores.
     program = net.compile(build, key=key, threads=1, spin=False)
-    chosen = plan(net, count, batch)
+    workers, size = plan(net, count, batch)
     if program.provider != _CPU and batch is None:
-        chosen = Plan(chosen.workers, net.batch_size())
+        size = net.batch_size()
     taken = note_set()
     worker = _Worker(net, program, images, taken is not None)
-    parts = (range(start, min(start + chosen.batch, count)) for start in range(0, count, chosen.batch))
-    for part, chunk in decode(parts, worker, workers=chosen.workers, ahead=chosen.workers):
+    parts = (range(start, min(start + size, count)) for start in range(0, count, size))
+    for part, chunk in decode(parts, worker, workers=workers, ahead=workers):
         if isinstance(chunk, ImageRejected):  # a worker lists refusals itself
             raise chunk
         if taken is not None:

@@ -120,10 +120,7 @@ def page(parts: Sequence[Picture], *, title: str = "", subtitle: str = "") -> Im
 
 
 def checked(pictures: Sequence[Picture], labels: Sequence[str] | None = None) -> list[Image.Image]:
-    """The pictures as PIL images.
-
-    raises   UsageError where there is none, or the labels are not one a picture
-    """
+    """The pictures as PIL images; raises UsageError where there is none, or the labels are not one a picture."""
     images = [as_image(picture) for picture in pictures]
     if not images:
         raise UsageError("a sheet needs at least one picture")

@@ -52,10 +52,7 @@ def from_file(path: str | os.PathLike[str]) -> Preprocessing:
 
 
 def parse(fields: Any) -> Preprocessing:
-    """The recipe that a JSON object of one of the three kinds describes.
-
-    raises   PreprocessingRejected
-    """
+    """The recipe that a JSON object of one of the three kinds describes; raises PreprocessingRejected."""
     if not isinstance(fields, Mapping):
         raise PreprocessingRejected(f"expected a JSON object, got {type(fields).__name__}")
     for nested in ("image_processor", "pretrained_cfg"):

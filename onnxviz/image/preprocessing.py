@@ -286,10 +286,7 @@ PRESETS: Final[Mapping[str, Preprocessing]] = {
 
 
 def preset(name: object) -> Preprocessing:
-    """The recipe called `name`.
-
-    raises   PreprocessingRejected, suggesting near names
-    """
+    """The recipe called `name`; raises PreprocessingRejected, suggesting near names."""
     if not isinstance(name, str) or name not in PRESETS:
         raise PreprocessingRejected(
             f"no preset is called {printable(repr(name), 60)}{near(str(name), PRESETS)}; there are {', '.join(PRESETS)}"

@@ -305,10 +305,7 @@ def plain(channels: str, dtype: str = "uint8") -> dict[str, Any]:
 
 
 def _count(channels: Any) -> int:
-    """The number of channels of a name, or of a number in letters.
-
-    raises   PreprocessingRejected
-    """
+    """The number of channels of a name, or of a number in letters; raises PreprocessingRejected."""
     if isinstance(channels, str) and channels.isascii() and channels.isdecimal():
         if 1 <= int(channels) <= _MOST_CHANNELS:
             return int(channels)
@@ -358,10 +355,7 @@ def checked_number(field: str, value: object) -> float:
 
 
 def checked_numbers(field: str, values: object, count: int) -> tuple[float, ...]:
-    """One number a channel; one alone, or equal ones, stand for any count of channels.
-
-    raises   PreprocessingRejected
-    """
+    """One number a channel; one alone, or equal ones, stand for any count of channels; raises PreprocessingRejected."""
     if not isinstance(values, (Sequence, np.ndarray)) or isinstance(values, (str, bytes)):
         values = [values]
     if len(values) > max(16, count):

@@ -236,10 +236,7 @@ def total(op: Any, value: ir.Value) -> ir.Value:
 
 
 def rank(value: ir.Value, layer: str) -> int:
-    """How many axes a layer with channels has.
-
-    raises   ModelUnsuitable for fewer than two
-    """
+    """How many axes a layer with channels has; raises ModelUnsuitable for fewer than two."""
     if value.shape is None or len(value.shape) < 2:
         raise ModelUnsuitable(f"the layer {layer!r} has shape {value.shape}; expected (N, C) or (N, C, ...)")
     return len(value.shape)

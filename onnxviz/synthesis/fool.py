@@ -47,10 +47,7 @@ class _Settings:
     seed: int
 
     def settled(self, shape: tuple[int, ...]) -> _Settings:
-        """With their defaults, for views of this shape.
-
-        raises   UsageError
-        """
+        """With their defaults, for views of this shape; raises UsageError."""
         method, bound, steps = one_of("method", self.method, METHODS), self.bound, self.steps
         norm = _NORM[method] if self.norm is None else one_of("norm", self.norm, NORMS)
         if bound is None and method != "gradient":

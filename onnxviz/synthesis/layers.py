@@ -246,10 +246,7 @@ class Weighted:
         default: Callable[[Network], str | Sequence[str]],
         what: str = "layers",
     ) -> Weighted:
-        """From a name, names, names with weights, or the default layers.
-
-        raises   UnknownLayer, UsageError
-        """
+        """From a name, names, names with weights, or the default layers; raises UnknownLayer, UsageError."""
         chosen = layers or default(net)
         chosen = [chosen] if isinstance(chosen, str) else chosen
         given = chosen if isinstance(chosen, Mapping) else dict.fromkeys(chosen, 1.0)

@@ -114,10 +114,7 @@ class _Painter:
         self._output = _picture_output(net)
 
     def paint(self, recipe: Preprocessing, picture: np.ndarray) -> np.ndarray:
-        """The raw output for a picture (h, w, 3) uint8: (h', w', 3) float32.
-
-        raises   ModelUnsuitable, LimitExceeded
-        """
+        """The raw output for a picture (h, w, 3) uint8: (h', w', 3) float32; raises ModelUnsuitable, LimitExceeded."""
         height, width = self._fixed
         seen = picture if height is None or width is None else bytes_at(picture, (height, width))
         try:

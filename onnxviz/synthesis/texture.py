@@ -13,7 +13,7 @@ from onnxviz.errors import ImageRejected, UsageError, at_least, one_of
 from onnxviz.image.recipe import check_made
 from onnxviz.limits import Limits
 from onnxviz.network import ImageLike, Network
-from onnxviz.progress import Progress, Shown, silent, told, until_interrupted
+from onnxviz.progress import Progress, Shown, told, until_interrupted
 from onnxviz.provenance import recorded
 from onnxviz.results import Result
 from onnxviz.synthesis.layers import GRAMS, Layers, Weighted, fitting, sizes_of, style_layers, style_terms
@@ -93,7 +93,7 @@ def texture(
 
     net         the network whose Gram matrices are matched; `nearest` and `quilt` need none (None)
     image       (H, W, 3) uint8, a path or a PIL image, in its own size
-    method      'gram': Gatys, Ecker & Bethge 2015, arXiv:1505.07376 (`gram_texture`); 'nearest': Efros & Leung 1999,
+    method      'gram': Gatys, Ecker & Bethge 2015, arXiv:1505.07376; 'nearest': Efros & Leung 1999,
                 pixel by pixel (`grow`), from the middle 128×128 pixels of a larger image; 'quilt': Efros &
                 Freeman 2001, block by block (`quilt`)
     size        side in pixels, or (height, width); None: twice the image, its longer side up to 256 pixels
@@ -135,7 +135,7 @@ def texture(
     if method == "gram":
         if net is None:
             raise UsageError("method gram needs a network; nearest and quilt work without one")
-        return gram_texture(net, image, size=wanted, seed=seed, progress=progress, watch=watch, **options)
+        return _gram(net, image, wanted or (256, 256), seed, progress, watch, **options)
     limits = net.limits if net is not None else limits or Limits()
     return _pieces(net, image, method, wanted, options, seed, limits, progress, watch)
 
@@ -236,40 +236,28 @@ _LONGEST_SOURCE = 256  # of the source's side: what the deeper layers see at onc
 _NOISE = 0.05
 
 
-def gram_texture(
+def _gram(
     net: Network,
     image: ImageLike,
+    wanted: tuple[int, int],
+    seed: int,
+    progress: Progress,
+    watch: Watch,
     *,
-    size: int | tuple[int, int] | None = None,
     layers: Layers = None,
     gram: str = "centred",
     steps: int = _STEPS,
-    source: int | None = _LONGEST_SOURCE,
-    seed: int = 0,
-    progress: Progress = silent,
-    watch: Watch = unwatched,
 ) -> Painting:
-    """A picture of any size with the texture of another, from noise.
+    """`gram`: the Gram matrices of several layers are made those of the source, each as a share of its own size.
 
-    Gatys, Ecker & Bethge 2015, arXiv:1505.07376: the Gram matrices of several layers are made those of the source,
-    each as a share of its own size, by L-BFGS. Two deviations make light networks do it: activations are measured
-    from the source's means (`objectives.likeness.texture`; gram='uncentred' as in the paper), and what L-BFGS moves is
-    the picture's spectrum, so that large forms and colours come as fast as grain.
-
-    size      (height, width) in pixels, or the side of a square; larger than the source if wanted; None: 256
-    layers    names, or {name: weight}; None: `style_layers`
-    source    the source is made smaller to this longer side first, so that its features are of a size that the
-              network sees; None: never
-    returns   Painting: values (height, width, 3) float32, 0 to 1
-    raises    UnknownLayer, UsageError, ImageRejected (one colour only, too small), ModelUnsuitable, GradientNotFinite;
-              Interrupted on Ctrl-C, with the best so far
+    Two deviations make light networks do it: activations are measured from the source's means
+    (`objectives.likeness.texture`), and what L-BFGS moves is the picture's spectrum, so that large forms and colours
+    come as fast as grain.
     """
     one_of("gram", gram, GRAMS)
     at_least("steps", steps)
     whole = read_picture(net, image)
-    most = max(whole.shape) if source is None else source
-    texture = resized(whole, fitted(whole.shape, min(most, max(whole.shape)), most)).clip(0, 1)
-    wanted = (size, size) if isinstance(size, int) else size or (256, 256)
+    texture = resized(whole, fitted(whole.shape, None, _LONGEST_SOURCE)).clip(0, 1)
     chosen = Weighted.of(net, layers, style_layers)
     admissible = sizes_of(net, chosen.names)
     texture = fitting(admissible, texture)

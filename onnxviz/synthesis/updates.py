@@ -7,7 +7,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx_ir as ir
@@ -161,46 +161,39 @@ class Blurring(Rule):
 
 @dataclass(frozen=True)
 class SmallPixels(Rule):
-    """Clear the `percent` % of pixels that are nearest to the mean colour."""
+    """Clear the `percent` % of pixels that are nearest to the mean colour. They stay free to grow."""
 
     percent: float
+    what: ClassVar[str] = "small pixels"
 
     def __post_init__(self) -> None:
-        _percentage("small pixels", self.percent)
+        if not 0 <= self.percent < 100:
+            raise UsageError(f"{self.what}: {self.percent:g} %, expected 0 to 100, 100 not included")
+
+    def measure(self, pictures: np.ndarray, gradient: np.ndarray | None) -> np.ndarray:
+        """What is small, (N, 1, H, W)."""
+        return np.asarray(np.linalg.norm(pictures, axis=1, keepdims=True))
 
     def apply(self, pictures: np.ndarray, gradient: np.ndarray | None) -> np.ndarray:
         """Sets them to 0."""
-        return _cleared(pictures, np.linalg.norm(pictures, axis=1, keepdims=True), self.percent)
+        measure = self.measure(pictures, gradient)
+        limit = np.percentile(measure, self.percent, axis=(1, 2, 3), keepdims=True)
+        return np.where(measure < limit, np.float32(0), pictures).astype(np.float32, copy=False)
 
 
 @dataclass(frozen=True)
-class SmallContributions(Rule):
+class SmallContributions(SmallPixels):
     """Clear the `percent` % of pixels that matter least to the objective, to first order: |Σ x·∂/∂x| over colours.
 
     As the authors' own program (`px_abs_benefit_percentile`): what a pixel's colours do for and against cancels.
     """
 
-    percent: float
+    what = "small contributions"
     needs_gradient = True
 
-    def __post_init__(self) -> None:
-        _percentage("small contributions", self.percent)
-
-    def apply(self, pictures: np.ndarray, gradient: np.ndarray | None) -> np.ndarray:
-        """Sets them to 0."""
-        assert gradient is not None
-        return _cleared(pictures, np.abs((pictures * gradient).sum(axis=1, keepdims=True)), self.percent)
-
-
-def _percentage(what: str, percent: float) -> None:
-    if not 0 <= percent < 100:
-        raise UsageError(f"{what}: {percent:g} %, expected 0 to 100, 100 not included")
-
-
-def _cleared(pictures: np.ndarray, measure: np.ndarray, percent: float) -> np.ndarray:
-    """Pictures with 0 where the measure, (N, 1, H, W), is below its own percentile. Pixels at 0 stay free to grow."""
-    limit = np.percentile(measure, percent, axis=(1, 2, 3), keepdims=True)
-    return np.where(measure < limit, np.float32(0), pictures).astype(np.float32, copy=False)
+    def measure(self, pictures: np.ndarray, gradient: np.ndarray | None) -> np.ndarray:
+        """What is small, (N, 1, H, W)."""
+        return np.abs((pictures * gradient).sum(axis=1, keepdims=True))
 
 
 #: From parameters (flat, float64) to the value to be maximised and its gradient (flat).

@@ -13,7 +13,7 @@ from PIL import Image
 
 from onnxviz.errors import ImageRejected, UsageError
 from onnxviz.features import stream as module
-from onnxviz.features.stream import Plan, plan, source_name, sources, stream
+from onnxviz.features.stream import plan, source_name, sources, stream
 from tests import toys
 
 
@@ -146,11 +146,11 @@ def test_an_error_in_the_graph_reaches_the_caller(photos, monkeypatch):
 def test_plan_shares_memory_between_the_workers(monkeypatch):
     net = load(threads=4)
     monkeypatch.setattr(module.programs, "batch_size", lambda elements, largest: min(3, largest))
-    assert plan(net, 1000) == Plan(3, 1)
+    assert plan(net, 1000) == (3, 1)
     monkeypatch.setattr(module.programs, "batch_size", lambda elements, largest: largest)
-    assert plan(net, 1000) == Plan(4, 8)
-    assert plan(net, 12) == Plan(4, 3)  # a few images are dealt to all workers
-    assert plan(net, 1000, batch=2) == Plan(4, 2)
+    assert plan(net, 1000) == (4, 8)
+    assert plan(net, 12) == (4, 3)  # a few images are dealt to all workers
+    assert plan(net, 1000, batch=2) == (4, 2)
     with pytest.raises(UsageError, match="at least 1"):
         plan(net, 10, batch=0)
 

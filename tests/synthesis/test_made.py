@@ -8,7 +8,6 @@ import pytest
 import onnxviz
 from onnxviz.errors import ImageRejected, UnknownLayer, UsageError
 from onnxviz.progress import Interrupted
-from onnxviz.synthesis.texture import gram_texture
 from tests.synthesis.painted import picture
 
 PHOTO, PAINT = picture(60, 80, seed=1), picture(seed=2)
@@ -43,7 +42,7 @@ ENDED = {
         layers, (["relu3", "relu10"], [5, 2]),
     ),
     "style": (onnxviz.style, [PHOTO, PAINT], {"steps": 30}, 4, steps, 5),
-    "texture": (gram_texture, [PAINT], {"size": 32, "steps": 30}, 3, steps, 4),
+    "texture": (onnxviz.texture, [PAINT], {"size": 32, "steps": 30}, 3, steps, 4),
 }  # fmt: skip
 
 
@@ -95,10 +94,10 @@ REFUSED = [
     (onnxviz.style, [PHOTO, PAINT], {"gram": "plain"}, UsageError, "uncentred or centred"),
     (onnxviz.style, [PHOTO, []], {}, UsageError, "at least one"),
     (onnxviz.style, [PHOTO, GREY], {}, ImageRejected, "one colour"),
-    (gram_texture, [PAINT], {"layers": ["relu11"]}, UnknownLayer, "did you mean"),
-    (gram_texture, [PAINT], {"steps": 0}, UsageError, "steps"),
-    (gram_texture, [PAINT], {"source": 5}, ImageRejected, "too small"),
-    (gram_texture, [GREY], {}, ImageRejected, "one colour"),
+    (onnxviz.texture, [PAINT], {"layers": ["relu11"]}, UnknownLayer, "did you mean"),
+    (onnxviz.texture, [PAINT], {"steps": 0}, UsageError, "steps"),
+    (onnxviz.texture, [PAINT[:6, :6]], {}, ImageRejected, "too small"),
+    (onnxviz.texture, [GREY], {}, ImageRejected, "one colour"),
 ]
 
 

@@ -14,7 +14,6 @@ from onnxviz.cli.main import run
 from onnxviz.errors import ImageRejected, UsageError
 from onnxviz.progress import Interrupted
 from onnxviz.synthesis.layers import style_layers
-from onnxviz.synthesis.texture import gram_texture
 from tests.synthesis.painted import picture
 
 PIECES = ["nearest", "quilt"]
@@ -137,7 +136,7 @@ def test_gram_is_the_networks(net, grain):
 def test_the_loss_falls_a_thousandfold_and_the_picture_is_like_the_source(net):
     gravel = data.gravel()[:96, :96]
     first_four = style_layers(net)[:4]
-    made = gram_texture(net, gravel, size=96, layers=first_four, steps=120, seed=1)
+    made = onnxviz.texture(net, gravel, size=96, layers=first_four, steps=120, seed=1)
     figures = made.manifest["figures"]
     assert figures["fall"] >= 1000
     assert abs(made.values.mean() - gravel.mean() / 255) < 0.05
@@ -147,14 +146,12 @@ def test_the_loss_falls_a_thousandfold_and_the_picture_is_like_the_source(net):
 
 
 @pytest.mark.parametrize(
-    ("source", "options", "shape"),
-    [((32, 40), {"size": (50, 70)}, (50, 70, 3)), ((64, 80), {"size": 32, "source": 40}, (32, 32, 3))],
+    ("source", "size", "shape", "seen"),
+    [((32, 40), (50, 70), (50, 70, 3), [32, 40]), ((320, 400), 32, (32, 32, 3), [205, 256])],
 )
-def test_sizes_of_source_and_texture(small, source, options, shape):
-    made = gram_texture(small, picture(*source), steps=3, **options)
+def test_sizes_of_source_and_texture(small, source, size, shape, seen):
+    made, other = (onnxviz.texture(small, picture(*source), steps=3, size=size, seed=seed) for seed in (0, 1))
     assert made.values.shape == shape
     assert min(made.picture().size) >= min(shape[:2])
-    assert made.manifest["parameters"]["source_size"] == [32, 40]
-    assert not np.array_equal(
-        made.values, gram_texture(small, picture(*source), steps=3, seed=1, **options).values
-    )
+    assert made.manifest["parameters"]["source_size"] == seen
+    assert not np.array_equal(made.values, other.values)
