@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from onnxviz import errors
+from onnxviz import errors, isolate
 from onnxviz.attribution.methods import METHODS, chosen
 from onnxviz.attribution.sampled import at_least
 from onnxviz.auditing.resume import RESTS
@@ -242,6 +242,7 @@ class _Work:
 
     def run(self) -> None:
         """All parts: what both answer, then which layer, then where they look."""
+        isolate.give_back()
         a, b, listing, seed, progress = self.a, self.b, self.listing, self.seed, self.progress
         self.parts["input"] = input_check(a, b)
         x, other = self.probed()

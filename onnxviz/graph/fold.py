@@ -13,12 +13,13 @@ from onnxviz.errors import ModelRejected, ModelUnsuitable
 from onnxviz.graph.analysis.dataflow import clone, duplicate, release, weight
 from onnxviz.graph.analysis.known_values import fold as known_values
 from onnxviz.graph.naming import fresh, name_nodes, names
-from onnxviz.graph.operators import BY_STATISTICS, SHAPE_ONLY, computes
+from onnxviz.graph.operators import BY_STATISTICS, SHAPE_ONLY, computes, computing
 from onnxviz.graph.shapes import infer
 from onnxviz.graph.tape import Tape, array, tensor
 
 # ConstantOfShape with a constant shape becomes a weight up to this many elements (AlexNet's largest has 38 million).
 _LARGEST = 1 << 27
+_KEPT = computing("quantize dequantize quantize_measured")
 
 
 def constants(model: ir.Model) -> None:
@@ -39,9 +40,11 @@ def constants(model: ir.Model) -> None:
 def shapes(model: ir.Model) -> None:
     """Fold what exporters compute from constants only (pads built by Concat, Slice, Transpose...), in place.
 
-    By onnxscript's folder, with its limits of size, and only where there is something to fold: loading it takes time.
+    By onnxscript's folder, with its limits of size, and only where there is something to fold: loading it takes time,
+    and 24 MB. Weights that stand as codes it leaves as they are.
     """
-    if not any(node.inputs and all(tensor(x) is not None for x in node.inputs) for node in model.graph):
+    known = (node for node in model.graph if node.inputs and all(tensor(x) is not None for x in node.inputs))
+    if all(node.op_type in _KEPT for node in known):
         return
     from onnxscript.optimizer import fold_constants
 
