@@ -32,8 +32,7 @@ def work():
 {body}
     sys.exit(0)
 
-parent._load = lambda: None
-parent._work = work
+parent._load = lambda: work
 parent._ANSWER_KEEPING = {keeping}
 parent.main()
 """
