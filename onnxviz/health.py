@@ -170,12 +170,9 @@ def _guarded() -> Check:
 def _probe() -> Any:
     import onnx_ir as ir
 
-    x = ir.val("x", ir.DataType.FLOAT, [1])
-    node = ir.node("Relu", [x])
-    node.outputs[0].name = "y"
-    node.outputs[0].dtype, node.outputs[0].shape = ir.DataType.FLOAT, ir.Shape([1])
-    graph = ir.Graph([x], list(node.outputs), nodes=[node], opset_imports={"": 17}, name="probe")
-    return ir.Model(graph, ir_version=8)
+    return ir.from_onnx_text(
+        '<ir_version: 8, opset_import: ["": 17]> probe (float[1] x) => (float[1] y) { y = Relu(x) }'
+    )
 
 
 def _bundled() -> Check:

@@ -15,9 +15,8 @@ import numpy as np
 from PIL import Image
 
 from onnxviz.auditing.accept import read_text
-from onnxviz.auditing.finding import Check, Evidence, Finding
+from onnxviz.auditing.finding import Check, Evidence, Finding, Rule
 from onnxviz.auditing.policy import Policy
-from onnxviz.auditing.registry import Rule
 from onnxviz.auditing.subject import Subject
 from onnxviz.errors import UsageError, ways
 from onnxviz.file_set import FOLDER_HEAD

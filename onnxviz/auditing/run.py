@@ -17,9 +17,19 @@ from onnxviz.auditing import policy as policies
 from onnxviz.auditing import resume as resuming
 from onnxviz.auditing.accept import Entry
 from onnxviz.auditing.checks import rules
-from onnxviz.auditing.finding import FAIL_ON, Check, Finding, State, counts, ordered
+from onnxviz.auditing.finding import (
+    FAIL_ON,
+    Check,
+    Finding,
+    NotApplicable,
+    NotRun,
+    Rule,
+    State,
+    changed,
+    counts,
+    ordered,
+)
 from onnxviz.auditing.policy import Policy, Setting
-from onnxviz.auditing.registry import Found, NotApplicable, NotRun, Rule, changed
 from onnxviz.auditing.report.facts import facts, file_of, now
 from onnxviz.auditing.subject import Subject
 from onnxviz.auditing.truth import find_masks, read_truth
@@ -379,7 +389,7 @@ def _made(rule: Rule, subject: Subject) -> Check:
         reason = _unmet(rule, subject)
         if reason is not None:
             return rule.idle(*reason)
-        return rule.check(rule.run(subject, rule))
+        return rule.run(subject, rule)
     except NotApplicable as reason:
         return rule.idle("not-applicable", str(reason))
     except WorkerCrashed as reason:
@@ -387,7 +397,7 @@ def _made(rule: Rule, subject: Subject) -> Check:
             return rule.idle("not-run", str(reason))
         subject.crashed = True
         text = f"the process that runs the file died: {reason}"
-        return rule.check(Found("crashed", [rule.finding("crashed", "", text, _CRASHED, severity="high")]))
+        return rule.check("crashed", [rule.finding("crashed", "", text, _CRASHED, severity="high")])
     except (NotRun, OnnxVizError) as reason:
         if isinstance(reason, OnnxVizError) and type(reason).exit_code == OnnxVizError.exit_code:
             raise

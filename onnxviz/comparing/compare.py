@@ -61,7 +61,7 @@ class Comparison(Compared):
 
     def lines(self) -> list[str]:
         """The whole of it in a screen: answers, the first layers with the reason, what to do."""
-        from onnxviz.comparing.words import lines
+        from onnxviz.comparing.page import lines
 
         return lines(self)
 

@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from onnxviz.comparing.match import Matching
 from onnxviz.comparing.sides import SAME
-from onnxviz.comparing.values import Value, gains
+from onnxviz.comparing.values import gains
 from onnxviz.errors import ModelUnsuitable
 from onnxviz.graph.analysis.dataflow import (
     FLOATS,
@@ -79,7 +79,7 @@ class Hybrids:
 
     def scale(self, layers: Sequence[str]) -> bool:
         """Look for layers that B holds in other units (`gains`), and heed these from now on; whether there are any."""
-        values = [Value(one.a, one.b, one.axes) for name in layers if (one := self.pairs[name])]
+        values = [Seam(one.a, one.b, one.axes) for one in map(self.pairs.__getitem__, layers)]
         models = self.matching.a, self.matching.b
         found = gains(self._nets, models, values, (self._x, self._xb))
         self.graft.scale(found)

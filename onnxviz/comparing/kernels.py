@@ -17,8 +17,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import onnx_ir as ir
 
-from onnxviz.comparing.sketch import Projector, constants
-from onnxviz.comparing.values import portions, size
+from onnxviz.comparing.values import Projector, constants, portions, size
 from onnxviz.graph.analysis.cost import macs
 from onnxviz.graph.analysis.dataflow import constant
 from onnxviz.graph.analysis.probe import Facts

@@ -24,7 +24,7 @@ from onnxviz.auditing.accept import read_text
 from onnxviz.comparing.kernels import Kernel, depthwise, factors, taken_back, vary
 from onnxviz.comparing.rules import SAME_NETWORK
 from onnxviz.comparing.sides import Side, all_names, masks, normal, restored, same_layers, stored
-from onnxviz.comparing.sketch import Axes, Projector, Sketch, similarity, turned
+from onnxviz.comparing.values import Axes, Projector, Sketch, similarity, turned
 from onnxviz.errors import UnknownLayer, UsageError, near
 from onnxviz.network import Network
 from onnxviz.progress import Progress, silent

@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from onnxviz import isolate
 from onnxviz.comparing.kernels import Kernel, kernels, likeness
-from onnxviz.comparing.sketch import Projector, Sketch, sketches
+from onnxviz.comparing.values import Projector, Sketch, sketches
 from onnxviz.graph.analysis.dataflow import (
     FLOATS,
     dependent,

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxviz.comparing.kernels import operands, shaped
-from onnxviz.comparing.sketch import constants
+from onnxviz.comparing.values import constants
 from onnxviz.graph.analysis.dataflow import constant, dependent, duplicate, image_input
 from onnxviz.graph.fold import batch_norms
 from onnxviz.graph.operators import (

@@ -33,8 +33,7 @@ if TYPE_CHECKING:
 
     from onnxviz.network import Network
     from onnxviz.objectives import Objective
-    from onnxviz.runtime.ort import Program
-    from onnxviz.runtime.resident import Resident
+    from onnxviz.runtime.ort import Program, Resident
 
 # So often an isolated network's parameters are copied here, in case that its process dies.
 _SAVED: Final = 3.0
@@ -145,7 +144,7 @@ class Machine:
                      those of the step before. WorkerCrashed, LimitExceeded or KeyboardInterrupt, where an isolated
                      network's process was ended: `pictures()` then gives those of some seconds before
         """
-        from onnxviz.runtime.resident import Resident
+        from onnxviz.runtime.ort import Resident
 
         if self.optimiser is None:
             raise UsageError("this machine has no optimiser: give one, or use `lbfgs`")

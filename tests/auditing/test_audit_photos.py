@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 import onnxviz
-from onnxviz.auditing.registry import Found
 from onnxviz.errors import ModelUnsuitable
 from onnxviz.files import sha256
 
@@ -105,6 +104,6 @@ def test_maps_that_tell_no_more_than_chance_are_not_shown(net, photo_files, monk
     found = onnxviz.audit(net, photo_files[:1], only=["file.finite"])
     rule = rules()["faith.gain"]
     findings = [rule.finding(0.0, name, "no better than random") for name in named]
-    found.checks = (*found.checks, rule.check(Found(findings=findings)))
+    found.checks = (*found.checks, rule.check(findings=findings))
     assert found._album() is None
     assert asked == [shown]

@@ -8,11 +8,10 @@ import pytest
 from onnx import TensorProto, helper
 
 import onnxviz
-from onnxviz.auditing import registry
+from onnxviz.auditing import finding
 from onnxviz.auditing.accept import skeleton
 from onnxviz.auditing.checks import rules
-from onnxviz.auditing.finding import Evidence
-from onnxviz.auditing.registry import Found, NotApplicable, NotRun
+from onnxviz.auditing.finding import Evidence, NotApplicable, NotRun
 from onnxviz.auditing.subject import made
 from onnxviz.errors import ImageRejected, LimitExceeded, RuntimeFailed, UsageError
 from onnxviz.progress import Interrupted
@@ -40,10 +39,10 @@ def sound():
 @pytest.fixture
 def extra():
     """Enters checks that are taken out again."""
-    before = dict(registry._RULES)
-    yield registry.check
-    registry._RULES.clear()
-    registry._RULES.update(before)
+    before = dict(finding._RULES)
+    yield finding.check
+    finding._RULES.clear()
+    finding._RULES.update(before)
 
 
 def test_a_sound_file_passes(sound):
@@ -158,7 +157,7 @@ def test_a_check_that_stumbles_is_not_run_and_the_others_are(sound, extra):
     }
     for name, (reason, _) in stumbled.items():
         extra(name, "?", severity="high")(raising(reason))
-    extra("a.last", "?", severity="high")(lambda subject, rule: Found("done"))
+    extra("a.last", "?", severity="high")(lambda subject, rule: rule.check("done"))
     found = {one.id: one for one in onnxviz.audit(sound, only=["a"]).checks}
     for name, (reason, state) in stumbled.items():
         assert (found[name].state, found[name].reason) == (state, str(reason))
@@ -174,7 +173,7 @@ def test_our_own_mistake_is_none_of_the_files(sound, extra):
 
 def test_two_checks_of_one_name_are_an_error(extra):
     with pytest.raises(ValueError, match="two checks"):
-        extra("graph.bypass", "?", severity="high")(lambda subject, rule: Found())
+        extra("graph.bypass", "?", severity="high")(lambda subject, rule: rule.check())
 
 
 def test_ctrl_c_keeps_what_was_made(sound, extra):
@@ -263,7 +262,7 @@ def test_what_was_made_is_taken_over_where_nothing_has_changed(planted, sound, e
 
     def counted(subject, rule):
         calls.append(rule.id)
-        return Found("done", evidence=[Evidence("a table", table={"x": [1, 2], "y": ["a", "=b"]})])
+        return rule.check("done", evidence=[Evidence("a table", table={"x": [1, 2], "y": ["a", "=b"]})])
 
     extra("a.first", "?", severity="high")(counted)
     before = onnxviz.audit(planted, only=["graph", "a"])

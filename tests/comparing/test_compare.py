@@ -23,10 +23,9 @@ from onnxviz.auditing.statistics import Likeness, Share
 from onnxviz.comparing import compare as comparing
 from onnxviz.comparing.judge import judged, missing, source
 from onnxviz.comparing.match import Pair
-from onnxviz.comparing.page import page
+from onnxviz.comparing.page import advice, page
 from onnxviz.comparing.rules import LAYER_MOVED, LAYER_SHARE
 from onnxviz.comparing.why import LayerFigures, Why
-from onnxviz.comparing.words import advice
 from onnxviz.errors import UsageError
 from onnxviz.progress import Interrupted
 from tests.comparing import small

@@ -7,7 +7,7 @@ import pytest
 
 from onnxviz.comparing.kernels import factors, likeness, taken_back, vary
 from onnxviz.comparing.sides import Side
-from onnxviz.comparing.sketch import Projector
+from onnxviz.comparing.values import Projector
 from tests.comparing.small import opened
 from tests.networks import Maker
 

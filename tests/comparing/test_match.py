@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 
 import onnxviz
-from onnxviz.comparing import sketch
+from onnxviz.comparing import values
 from onnxviz.comparing.like import probes
 from onnxviz.comparing.match import Matching, _Choice, _Pairing, match, read_pairs
 from onnxviz.errors import UnknownLayer, UsageError
@@ -324,6 +324,6 @@ def test_values_are_computed_in_portions(monkeypatch):
     model = small.segmenter()
     b = variants.pruned(model)
     whole = matched(model, b)
-    monkeypatch.setattr(sketch, "_BYTES", 1 << 17)
+    monkeypatch.setattr(values, "_BYTES", 1 << 17)
     assert matched(model, b).pairs == whole.pairs
     assert exact(matched(model, b, seed=3)) == exact(matched(model, b, seed=4)) == exact(whole)

@@ -11,7 +11,7 @@ import pytest
 from onnxviz.programs import compile
 from onnxviz.runtime import capture, ort, providers
 from onnxviz.runtime.capture import Captured
-from onnxviz.runtime.resident import Resident
+from onnxviz.runtime.ort import Resident
 from tests.runtime.stateful import counter
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from onnxviz.errors import RuntimeFailed
 from onnxviz.programs import compile
-from onnxviz.runtime.resident import Resident
+from onnxviz.runtime.ort import Resident
 from tests.runtime import stateful
 from tests.runtime.stateful import on_host
 

@@ -34,9 +34,9 @@ from onnxviz.errors import (
     ways,
 )
 from onnxviz.progress import Interrupted
+from onnxviz.runtime.ort import Resident
 from onnxviz.runtime.pool import Pool
 from onnxviz.runtime.process import Channel, Closed, Life, described, restored, shared
-from onnxviz.runtime.resident import Resident
 from onnxviz.runtime.worker import Worker, lacking
 from onnxviz.synthesis.machine import Machine
 from onnxviz.synthesis.updates import Adam

@@ -15,7 +15,7 @@ from onnxviz.errors import (
     UnknownLayer,
     UsageError,
 )
-from onnxviz.runtime.resident import Resident
+from onnxviz.runtime.ort import Resident
 from onnxviz.synthesis.ascent import page_bytes
 from onnxviz.synthesis.presets import PRESETS, recipe
 from tests import networks

@@ -12,6 +12,6 @@ from onnxviz.auditing.checks import maps as maps
 from onnxviz.auditing.checks import attention as attention
 
 # isort: on
-from onnxviz.auditing.registry import entered as rules
+from onnxviz.auditing.finding import entered as rules
 
 __all__ = ["rules"]

@@ -7,8 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from onnxviz.auditing.finding import Evidence, Finding, Severity
-from onnxviz.auditing.registry import Found, NotRun, Rule, check, columns
+from onnxviz.auditing.finding import Check, Evidence, Finding, NotRun, Rule, Severity, check, columns
 from onnxviz.auditing.statistics import Calibration, Share
 from onnxviz.auditing.subject import Subject
 from onnxviz.graph.output import BINARY
@@ -27,7 +26,7 @@ _SURE: Final = 0.5  # mean probability from which on numbers that are taken for 
     least=30,
     limits="Pictures that really show one class are told apart only by labels (--truth).",
 )
-def constant(subject: Subject, rule: Rule) -> Found:
+def constant(subject: Subject, rule: Rule) -> Check:
     """Share of the most frequent class, and the number of distinct ones."""
     answers = subject.answers
     (most, count), *_ = Counter(answers.best[:, 0].tolist()).most_common(1)
@@ -46,7 +45,7 @@ def constant(subject: Subject, rule: Rule) -> Found:
             severity, text, advice = "low", f"{text}; {doubt}", f"Give true classes (--truth). {advice}"
         findings.append(rule.finding(round(share, 4), subject.label(most), text, advice, severity=severity))
     told = f"{share:.0%} one class, {distinct} distinct"
-    return Found(told, findings, figures={"share": share, "distinct": distinct})
+    return rule.check(told, findings, figures={"share": share, "distinct": distinct})
 
 
 def _doubt(subject: Subject, share: float) -> str:
@@ -74,7 +73,7 @@ def _doubt(subject: Subject, share: float) -> str:
     needs=("network", "classes", "pictures", "labels"),
     limits="Of the pictures that were given; limits are of 95 % (Wilson) and say nothing of other pictures.",
 )
-def truth(subject: Subject, rule: Rule) -> Found:
+def truth(subject: Subject, rule: Rule) -> Check:
     """Accuracy (first, first five), by class, and calibration error; findings only where a policy demands more."""
     answers, classes = subject.answers, subject.truth or ()
     rows = [(i, classes[place]) for i, place in enumerate(answers.place) if classes[place] is not None]
@@ -94,7 +93,7 @@ def truth(subject: Subject, rule: Rule) -> Found:
     table = Evidence("Right answers by class", table=columns(names, told))
     figures = {"top1": first.to_dict(), "top5": five.to_dict(), "calibration_error": calibration.error}
     findings = list(_demanded(subject, rule, first, five, calibration.error or 0.0, shares))
-    return Found(f"{first}, calibration error {calibration.error:.3f}", findings, [table], figures)
+    return rule.check(f"{first}, calibration error {calibration.error:.3f}", findings, [table], figures)
 
 
 def _demanded(

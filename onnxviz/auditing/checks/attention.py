@@ -10,8 +10,7 @@ from PIL import Image
 
 from onnxviz.attribution.cam import cam
 from onnxviz.auditing.checks.shortcut import Region, beside, hidden, turned
-from onnxviz.auditing.finding import Evidence
-from onnxviz.auditing.registry import Found, NotRun, Rule, check, columns
+from onnxviz.auditing.finding import Check, Evidence, NotRun, Rule, check, columns
 from onnxviz.auditing.subject import Subject
 from onnxviz.auditing.truth import read_mask, seen_mask
 from onnxviz.progress import silent
@@ -40,7 +39,7 @@ class Looked(NamedTuple):
     limits="Grad-CAM is coarse: what lies close beside the mask counts as outside. What surrounds a thing may rightly "
     "speak for it. Classes of fewer than 5 pictures with masks are counted, never judged.",
 )
-def mask(subject: Subject, rule: Rule) -> Found:
+def mask(subject: Subject, rule: Rule) -> Check:
     """By how much attribution is denser outside the mask than inside, by class, resampled by picture."""
     classes, without = _looked(subject)
     rng = np.random.default_rng(subject.seed)
@@ -69,7 +68,7 @@ def mask(subject: Subject, rule: Rule) -> Found:
     judged = sum(one is not None for one in table["low"])
     told = f"{judged} classes of {_PICTURES} pictures or more; {without} pictures without a mask"
     everything = Evidence("Attribution outside the masks, by class; low: the lower 95 % limit", table=table)
-    return Found(told, findings, [everything], {"classes": table, "without_mask": without})
+    return rule.check(told, findings, [everything], {"classes": table, "without_mask": without})
 
 
 def _denser(shares: np.ndarray) -> np.ndarray:
@@ -133,7 +132,7 @@ _CELL: Final = 160
     limits="A heuristic: things that stand in several places make clusters, and a small thing decides by its place "
     "as a mark does. So a cluster that is proven is shown (info): whether it is a mark, a person sees.",
 )
-def clusters(subject: Subject, rule: Rule) -> Found:
+def clusters(subject: Subject, rule: Rule) -> Check:
     """Spectral clusters (SpRAy) of the Grad-CAM maps of each class that 20 pictures or more are taken for; the place of
     each is proven as shortcut.region proves corners."""
     best = subject.answers.best[:, 0]
@@ -170,7 +169,7 @@ def clusters(subject: Subject, rule: Rule) -> Found:
     table = columns(("class", "cluster", "pictures", "of", "place", "falls by", "turns"), rows)
     told = f"{len(large)} classes of {LEAST} pictures or more, in {len(rows)} clusters"
     everything = Evidence("Clusters of where the network looks, by class", table=table)
-    return Found(told, findings, [everything, *evidence], {"clusters": table})
+    return rule.check(told, findings, [everything, *evidence], {"clusters": table})
 
 
 def _place(mean: np.ndarray, height: int, width: int) -> Region:

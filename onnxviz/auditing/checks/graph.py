@@ -8,8 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from onnxviz.auditing.finding import Evidence, Finding
-from onnxviz.auditing.registry import Found, Rule, check
+from onnxviz.auditing.finding import Check, Evidence, Finding, Rule, check
 from onnxviz.auditing.subject import Subject
 from onnxviz.errors import ModelFailed, ModelRejected, judged
 from onnxviz.graph.analysis.ways import Box, Join
@@ -33,7 +32,7 @@ _ADVICE: Final = (
     needs=("network", "scores"),
     limits=_LEARNED,
 )
-def bypass(subject: Subject, rule: Rule) -> Found:
+def bypass(subject: Subject, rule: Rule) -> Check:
     """Fewest weight layers on any way from the picture to the scores; whether the last can be gone around."""
     ways = subject.bypass
     findings: list[Finding] = []
@@ -68,7 +67,7 @@ def bypass(subject: Subject, rule: Rule) -> Found:
         told = "the scores do not depend on the picture"
     else:
         told = f"at least {ways.fewest} weight layers"
-    return Found(told, findings, figures=figures)
+    return rule.check(told, findings, figures=figures)
 
 
 @check(
@@ -78,7 +77,7 @@ def bypass(subject: Subject, rule: Rule) -> Found:
     threshold="any on a way to an output",
     limits=f"A decision at each place for itself is preprocessing and raises nothing. {_LEARNED}",
 )
-def pixel_logic(subject: Subject, rule: Rule) -> Found:
+def pixel_logic(subject: Subject, rule: Rule) -> Check:
     """Comparisons, choices, loops and places of maxima that pixels alone steer, where they meet anything else."""
     findings = []
     for join in subject.bypass.joins:
@@ -94,7 +93,7 @@ def pixel_logic(subject: Subject, rule: Rule) -> Found:
         findings.append(_joined(subject, rule, join, join.by or join.op, text, headline, join.node))
     count = len(findings)
     told = f"{count} decision{'s' * (count != 1)}" if count else "none"
-    return Found(told, findings, figures={"decisions": count})
+    return rule.check(told, findings, figures={"decisions": count})
 
 
 def _joined(
@@ -171,7 +170,7 @@ def _marked(views: Sequence[np.ndarray], box: Box, height: int, width: int) -> o
     severity="low",
     limits="An operator whose gradient is 0 by definition (a comparison) has a rule.",
 )
-def gradient_rules(subject: Subject, rule: Rule) -> Found:
+def gradient_rules(subject: Subject, rule: Rule) -> Check:
     """Operators on a way from the picture that no gradient rule is known for."""
     from onnxviz.grad.model import support
 
@@ -188,7 +187,7 @@ def gradient_rules(subject: Subject, rule: Rule) -> Found:
         for name in lacking
     ]
     told = f"{len(passes) - len(lacking)} of {len(passes)} operators"
-    return Found(told, findings, figures={"lacking": lacking})
+    return rule.check(told, findings, figures={"lacking": lacking})
 
 
 @check(
@@ -197,7 +196,7 @@ def gradient_rules(subject: Subject, rule: Rule) -> Found:
     severity="low",
     limits="Of this version of ONNX Runtime on this machine.",
 )
-def kernels(subject: Subject, rule: Rule) -> Found:
+def kernels(subject: Subject, rule: Rule) -> Check:
     """Whether the provider that was asked for runs the file, and itself."""
     net = subject.net
     try:
@@ -208,8 +207,8 @@ def kernels(subject: Subject, rule: Rule) -> Found:
         text = f"ONNX Runtime does not run the file on {net.provider!r}: {error}"
         advice = "Export it for an operator set that this version of ONNX Runtime knows, or try another --provider."
         finding = rule.finding("it does not run", net.provider, text, advice, severity="high")
-        return Found("it does not run", [finding])
-    return Found(f"all, on {program.provider}", figures={"provider": program.provider})
+        return rule.check("it does not run", [finding])
+    return rule.check(f"all, on {program.provider}", figures={"provider": program.provider})
 
 
 _PLACE: Final = re.compile(r"^the (?:weight|constant) '(.*)' holds ", re.S)
@@ -222,7 +221,7 @@ _PLACE: Final = re.compile(r"^the (?:weight|constant) '(.*)' holds ", re.S)
     needs=(),
     limits="What a file does when it runs is not seen here; how long it may take and how much memory, limits say.",
 )
-def loading(subject: Subject, rule: Rule) -> Found:
+def loading(subject: Subject, rule: Rule) -> Check:
     """What opening refuses: broken files, names that lead out of the folder, elements given twice, sizes."""
     if subject.opened is None:
         text = f"the file is refused: {subject.refused}"
@@ -230,10 +229,10 @@ def loading(subject: Subject, rule: Rule) -> Found:
             "Export the model again, or ask for it again where it came from; what is refused here, other programs may "
             "read otherwise than its maker meant it."
         )
-        return Found("refused", [rule.finding("refused", "", text, advice)])
+        return rule.check("refused", [rule.finding("refused", "", text, advice)])
     odd = list(subject.opened._loaded.warnings)
     told = f"opened; {len(odd)} remark{'s' * (len(odd) != 1)}" if odd else "opened"
-    return Found(told, figures={"remarks": odd})
+    return rule.check(told, figures={"remarks": odd})
 
 
 @check(
@@ -242,7 +241,7 @@ def loading(subject: Subject, rule: Rule) -> Found:
     severity="high",
     limits="Weights that overflow only when they are multiplied are finite; so are values that are merely absurd.",
 )
-def finite(subject: Subject, rule: Rule) -> Found:
+def finite(subject: Subject, rule: Rule) -> Check:
     """NaN and infinities among weights and constants; bounds and masks of one infinite number are meant."""
     findings = []
     for text in subject.net.findings:
@@ -251,4 +250,4 @@ def finite(subject: Subject, rule: Rule) -> Found:
         advice = "Export the model again from sound weights."
         where = place[1] if place else text
         findings.append(rule.finding(text.partition(" holds ")[2], where, sentence, advice))
-    return Found("all finite" if not findings else f"{len(findings)} weights are not", findings)
+    return rule.check("all finite" if not findings else f"{len(findings)} weights are not", findings)

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from onnxviz.auditing.finding import Evidence
-from onnxviz.auditing.registry import Found, NotApplicable, NotRun, Rule, check
+from onnxviz.auditing.finding import Check, Evidence, NotApplicable, NotRun, Rule, check
 from onnxviz.auditing.statistics import mcnemar
 from onnxviz.auditing.subject import Subject
 from onnxviz.graph.analysis.dataflow import constant
@@ -44,7 +43,7 @@ _ADVICE: Final = (
     needs=("network", "pictures"),
     limits="Of quantised files alone; a recipe that happens to fill the range is not seen to be wrong.",
 )
-def input_range(subject: Subject, rule: Rule) -> Found:
+def input_range(subject: Subject, rule: Rule) -> Check:
     """Share of input values beyond the quantiser's range, and share of the range that is used."""
     held = quantised(subject.net.model, subject.net.input.name)
     if held is None:
@@ -77,7 +76,7 @@ def input_range(subject: Subject, rule: Rule) -> Found:
         if share <= rule.bar:
             one = replace(one, figure=f"{used:.0%} of the range", threshold=f"at least {_FULL:.0%}")
         findings.append(one)
-    return Found(f"{share:.1%} beyond, {used:.0%} used", findings, figures=figures)
+    return rule.check(f"{share:.1%} beyond, {used:.0%} used", findings, figures=figures)
 
 
 def quantised(model: ir.Model, name: str) -> tuple[float, float] | None:
@@ -135,7 +134,7 @@ def _alike(one: Preprocessing, other: Preprocessing) -> bool:
     limits="Only of files in which BatchNormalization was not folded into the layers before it; pictures of another "
     "kind than those of training shift the statistics too, under any recipe.",
 )
-def statistics(subject: Subject, rule: Rule) -> Found:
+def statistics(subject: Subject, rule: Rule) -> Check:
     """KL divergence of what enters early norms from their running statistics: the declared recipe against others."""
     norms = list(_norms(subject.net.model))[_NORMS]
     if len(norms) < 2:
@@ -167,7 +166,7 @@ def statistics(subject: Subject, rule: Rule) -> Found:
             proof = _shown(subject, tried[best], best, table)
             findings.append(rule.finding(round(lower, 2), best, text, _ADVICE, **proof))
     told = f"{ratio:.2f} times the best of {len(apart)} recipes"
-    return Found(told, findings, [table], {"divergence": apart})
+    return rule.check(told, findings, [table], {"divergence": apart})
 
 
 def _shown(subject: Subject, best: Preprocessing, name: str, table: Evidence) -> dict[str, Any]:
@@ -249,7 +248,7 @@ def _divergence(
     least=8,
     limits="Recipes that were not tried are not seen; those that were stand in the table.",
 )
-def truth(subject: Subject, rule: Rule) -> Found:
+def truth(subject: Subject, rule: Rule) -> Check:
     """Accuracy under the declared recipe and others; McNemar's exact test of the best against the declared."""
     tried = _others(subject)
     right = {name: _right(subject.under(recipe)) for name, recipe in tried.items()}
@@ -267,7 +266,7 @@ def truth(subject: Subject, rule: Rule) -> Found:
         )
         findings.append(rule.finding(p, best, text, _ADVICE, **_shown(subject, tried[best], best, table)))
     told = f"{shares['declared']:.1%} right; best {shares[best]:.1%}"
-    return Found(told, findings, [table], {"accuracy": shares})
+    return rule.check(told, findings, [table], {"accuracy": shares})
 
 
 def _right(subject: Subject) -> np.ndarray:
@@ -288,7 +287,7 @@ def _right(subject: Subject) -> np.ndarray:
     needs=("network", "classes", "pictures"),
     limits="It cannot decide: on the bundled network BGR and other means differ by hundredths. Shown, never judged.",
 )
-def confidence(subject: Subject, rule: Rule) -> Found:
+def confidence(subject: Subject, rule: Rule) -> Check:
     """Mean entropy of the answers, in nats, under the declared recipe and others."""
     found = {}
     for name, recipe in recipes(subject.net.preprocessing).items():
@@ -297,4 +296,4 @@ def confidence(subject: Subject, rule: Rule) -> Found:
         entropies = [-(row * np.log(np.maximum(row, 1e-12))).sum() for row in rows]
         found[name] = float(np.mean(entropies)) if rows else 0.0
     table = Evidence("Mean entropy by recipe", table={"recipe": list(found), "entropy": list(found.values())})
-    return Found(f"entropy {found['declared']:.2f} nats", (), [table], {"entropy": found})
+    return rule.check(f"entropy {found['declared']:.2f} nats", (), [table], {"entropy": found})

@@ -10,8 +10,7 @@ import onnx_ir as ir
 
 from onnxviz.attribution.faithfulness import BASELINES, faithfulness
 from onnxviz.attribution.sheet import attributions
-from onnxviz.auditing.finding import Evidence
-from onnxviz.auditing.registry import Found, NotApplicable, Rule, check, columns
+from onnxviz.auditing.finding import Check, Evidence, NotApplicable, Rule, check, columns
 from onnxviz.auditing.statistics import spearman
 from onnxviz.auditing.subject import Subject
 from onnxviz.errors import ModelUnsuitable, UnsupportedOperator
@@ -40,7 +39,7 @@ def sampled(subject: Subject, count: int) -> list[Any]:
     least=4,
     limits="Six pictures: a method may be better than its limits tell. What maps say of single pictures is not judged.",
 )
-def gain(subject: Subject, rule: Rule) -> Found:
+def gain(subject: Subject, rule: Rule) -> Check:
     """Symmetric relevance gain of each method: not told from random where its lower limit is under random's upper."""
     fitting = [name for name in _METHODS if fits(subject, name)]
     if not fitting:
@@ -66,7 +65,7 @@ def gain(subject: Subject, rule: Rule) -> Found:
     figures = {one.method: {"gain": one.value, "low": one.low, "high": one.high} for one in result.scores}
     caption = "Symmetric relevance gain of each method, beside chance and the middle"
     shown = Evidence(caption, result.picture())
-    return Found(", ".join(told), findings, [shown], figures)
+    return rule.check(", ".join(told), findings, [shown], figures)
 
 
 def fits(subject: Subject, method: str) -> bool:
@@ -92,7 +91,7 @@ _ALIKE: Final = 0.8
     needs=("network", "classes", "pictures", "gradients"),
     limits="Two pictures and one draw of random weights. That a map changes does not make it right.",
 )
-def cascade(subject: Subject, rule: Rule) -> Found:
+def cascade(subject: Subject, rule: Rule) -> Check:
     """Rank correlation, signed and absolute, of maps with those of random weights, from the head down."""
     from onnxviz.graph.randomise import randomise, weighted
 
@@ -121,7 +120,7 @@ def cascade(subject: Subject, rule: Rule) -> Found:
     return _found(rule, depths, found)
 
 
-def _found(rule: Rule, depths: dict[str, int], found: dict[str, dict[str, list[float]]]) -> Found:
+def _found(rule: Rule, depths: dict[str, int], found: dict[str, dict[str, list[float]]]) -> Check:
     judged = list(depths).index("upper quarter")
     likeness = {name: max(one["signed"][judged], one["absolute"][judged]) for name, one in found.items()}
     findings = [
@@ -143,7 +142,7 @@ def _found(rule: Rule, depths: dict[str, int], found: dict[str, dict[str, list[f
     table = columns(("method", "kind", *depths), rows)
     told = ", ".join(f"{name} {value:.2f}" for name, value in likeness.items())
     shown = Evidence("Rank correlation of maps with those of random weights, from the head down", table=table)
-    return Found(told, findings, [shown], {"layers": depths, "correlation": found})
+    return rule.check(told, findings, [shown], {"layers": depths, "correlation": found})
 
 
 def _depths(count: int) -> dict[str, int]:

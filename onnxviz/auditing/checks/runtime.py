@@ -10,8 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxviz import programs
-from onnxviz.auditing.finding import Evidence, Severity
-from onnxviz.auditing.registry import Found, NotApplicable, Rule, check
+from onnxviz.auditing.finding import Check, Evidence, NotApplicable, Rule, Severity, check
 from onnxviz.auditing.statistics import Likeness
 from onnxviz.auditing.subject import Subject
 from onnxviz.elsewhere import Reference, on
@@ -43,7 +42,7 @@ _LAST: Final = 1e-6
     severity="high",
     limits="Two runs of one session; random operators show, and kernels that add in no fixed order may.",
 )
-def repeat(subject: Subject, rule: Rule) -> Found:
+def repeat(subject: Subject, rule: Rule) -> Check:
     """Two runs on the same input: any difference."""
     try:
         first, second = (_outputs(subject) for _ in range(2))
@@ -51,7 +50,7 @@ def repeat(subject: Subject, rule: Rule) -> Found:
         text = f"the file opens and does not run: {error}"
         advice = "Ask for a file that was run before it was sent."
         finding = rule.finding("it does not run", subject.net.input.name, text, advice)
-        return Found("it does not run", [finding])
+        return rule.check("it does not run", [finding])
     findings = []
     for name, one in first.items():
         if not np.array_equal(one, second[name], equal_nan=one.dtype.kind == "f"):
@@ -59,7 +58,7 @@ def repeat(subject: Subject, rule: Rule) -> Found:
             text = f"output {quoted(name)} came out otherwise the second time: {ratio:.0f} dB"
             advice = "Look for random operators, or Dropout in training mode, in the file; export it for inference."
             findings.append(rule.finding(f"{ratio:.0f} dB", name, text, advice))
-    return Found("the same" if not findings else "not the same", findings)
+    return rule.check("the same" if not findings else "not the same", findings)
 
 
 @check(
@@ -70,7 +69,7 @@ def repeat(subject: Subject, rule: Rule) -> Found:
     measure="signal to noise of the outputs against those without optimisation",
     limits="Of this version of ONNX Runtime on this machine and this provider; on a few pictures.",
 )
-def optimiser(subject: Subject, rule: Rule) -> Found:
+def optimiser(subject: Subject, rule: Rule) -> Check:
     """Signal-to-noise ratio of the outputs with graph optimisations against without."""
     net = subject.net
     names = _compared(net)
@@ -101,7 +100,7 @@ def optimiser(subject: Subject, rule: Rule) -> Found:
             findings.append(rule.finding(f"{ratio:.1f} dB", name, text, advice, proof, severity, headline))
     lowest = min(ratios.values(), default=_MOST)
     told = "the same numbers" if lowest >= _MOST else f"{lowest:.1f} dB"
-    return Found(told, findings, figures={"decibels": ratios, "least": least})
+    return rule.check(told, findings, figures={"decibels": ratios, "least": least})
 
 
 def _both(subject: Subject, name: str, plain: np.ndarray, quick: np.ndarray) -> list[Evidence]:
@@ -131,7 +130,7 @@ def _both(subject: Subject, name: str, plain: np.ndarray, quick: np.ndarray) -> 
     limits="Of one picture on this machine, its driver and this version of ONNX Runtime. Layers that the provider "
     "leaves to the CPU are the CPU's.",
 )
-def provider(subject: Subject, rule: Rule) -> Found:
+def provider(subject: Subject, rule: Rule) -> Check:
     """Signal-to-noise ratio of each layer, and of the gradient, on the provider against the CPU.
 
     The first layer that is too low is named; a provider that crashes or refuses the file, too.
@@ -153,7 +152,7 @@ def provider(subject: Subject, rule: Rule) -> Found:
             text = f"{runs_on} does not run what the CPU runs: {error}"
             advice = "Run the file on the CPU, or update the provider's package and its driver."
             finding = rule.finding("it does not run", runs_on, text, advice, severity="high")
-            return Found("it does not run", [finding])
+            return rule.check("it does not run", [finding])
     parts = {name: decibels(reference.ran[name].values, one.values) for name, one in ran.items()}
     rows: dict[str, list[Any]] = {"layer": list(ratios), "dB": list(ratios.values())}
     table = Evidence(f"Layers on {runs_on} against the CPU", table=rows)
@@ -177,7 +176,7 @@ def provider(subject: Subject, rule: Rule) -> Found:
     told = "the same numbers" if lowest >= _MOST else f"{lowest:.1f} dB at the least"
     nodes = {name: one.placed for name, one in ran.items()}
     figures = {"decibels": ratios, **parts, "least": least, "provider": runs_on, "nodes": nodes}
-    return Found(told, findings, [table], figures)
+    return rule.check(told, findings, [table], figures)
 
 
 def _layers(here: Network, there: Network, x: np.ndarray, least: float) -> dict[str, float]:

@@ -13,8 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from onnxviz.attribution.masks import _blurred
-from onnxviz.auditing.finding import Evidence, Finding, Severity
-from onnxviz.auditing.registry import Found, Rule, check
+from onnxviz.auditing.finding import Check, Evidence, Finding, Rule, Severity, check
 from onnxviz.auditing.statistics import Share
 from onnxviz.auditing.subject import Subject
 from onnxviz.text import quoted
@@ -71,7 +70,7 @@ class Case(NamedTuple):
     least=8,
     limits="Marks in the middle of the picture, and marks that not one of the given pictures bears, are not seen.",
 )
-def region(subject: Subject, rule: Rule) -> Found:
+def region(subject: Subject, rule: Rule) -> Check:
     """Regions that, blurred, cost the class half of its probability, and pasted into others turn half of them.
 
     Pictures that show one scene (crops of one photo) count once, and nothing is pasted into another of the same scene.
@@ -106,7 +105,7 @@ def region(subject: Subject, rule: Rule) -> Found:
     hanging = {case.place for confirmed in groups.values() for case in confirmed}
     told = f"{len(hanging)} of {looked} pictures; largest fall {largest:.2f}"
     figures = {"looked_at": looked, "candidates": len(cases), "largest_fall": largest}
-    return Found(told, findings, figures=figures)
+    return rule.check(told, findings, figures=figures)
 
 
 def _holds(corner: list[Case], strip: list[Case]) -> bool:

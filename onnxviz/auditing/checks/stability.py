@@ -13,8 +13,7 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
-from onnxviz.auditing.finding import Evidence
-from onnxviz.auditing.registry import Found, NotApplicable, NotRun, Rule, check
+from onnxviz.auditing.finding import Check, Evidence, NotApplicable, NotRun, Rule, check
 from onnxviz.auditing.statistics import Share, counted
 from onnxviz.auditing.subject import Subject
 from onnxviz.synthesis.fool import frame
@@ -36,7 +35,7 @@ def _stable(id: str, title: str) -> Callable[[Steps], None]:
 
     def enter(steps: Steps) -> None:
         @wraps(steps)
-        def judged(subject: Subject, rule: Rule) -> Found:
+        def judged(subject: Subject, rule: Rule) -> Check:
             return _judged(subject, rule, steps)
 
         check(id, title, severity="medium", threshold=0.1, needs=("network", "classes", "pictures"),
@@ -45,7 +44,7 @@ def _stable(id: str, title: str) -> Callable[[Steps], None]:
     return enter
 
 
-def _judged(subject: Subject, rule: Rule, steps: Steps) -> Found:
+def _judged(subject: Subject, rule: Rule, steps: Steps) -> Check:
     """The share of confident pictures whose class changes, by step; the mildest step is held against the threshold."""
     answers = subject.answers
     rows = {int(place): row for row, place in enumerate(answers.place)}
@@ -70,7 +69,7 @@ def _judged(subject: Subject, rule: Rule, steps: Steps) -> Found:
         advice = "Look at what was trained: augmentation was missing, or the preprocessing is not that of training."
         findings.append(rule.finding(round(first.limits[0], 4), mildest, text, advice, [table]))
     told = ", ".join(f"{name}: {one.count} of {one.of} change" for name, one in shares.items())
-    return Found(told, findings, [table], {name: one.to_dict() for name, one in shares.items()})
+    return rule.check(told, findings, [table], {name: one.to_dict() for name, one in shares.items()})
 
 
 @_stable("stability.noise", "Do answers survive noise?")
@@ -138,7 +137,7 @@ _PICTURES: Final = 20
     limits="Ten steps towards the second class are a weak attacker: others need less. Every network that was not "
     "trained against it falls, so only a policy's threshold makes it a finding.",
 )
-def attack(subject: Subject, rule: Rule) -> Found:
+def attack(subject: Subject, rule: Rule) -> Check:
     """The share of 20 pictures that PGD turns within 1, 2, 4, 8 of 255; what 1 turns is held against the threshold."""
     net, answers = subject.net, subject.answers
     if not (net.preprocessing.pictorial and net.end.scored):
@@ -163,7 +162,7 @@ def attack(subject: Subject, rule: Rule) -> Found:
         advice = "Train against it (arXiv:1706.06083), or let nobody who gains by it choose the pixels."
         findings.append(rule.finding(share, "", text, advice, [table]))
     told = ", ".join(f"{name}: {one.count} of {one.of}" for name, one in steps.items())
-    return Found(told, findings, [table], {name: one.to_dict() for name, one in steps.items()})
+    return rule.check(told, findings, [table], {name: one.to_dict() for name, one in steps.items()})
 
 
 def _least(subject: Subject, row: int) -> int | None:

@@ -8,8 +8,7 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
-from onnxviz.auditing.finding import Finding
-from onnxviz.auditing.registry import Found, Rule, check, columns
+from onnxviz.auditing.finding import Check, Finding, Rule, check, columns
 from onnxviz.auditing.subject import Subject
 from onnxviz.graph.analysis.twins import view
 from onnxviz.graph.analysis.ways import source
@@ -40,7 +39,7 @@ _COMPARE: Final = "Compare the layer with the network that this file was made fr
     limits="A few dead or doubled filters are usual in trained networks and no fault. With pictures given, channels "
     "that are constant over all of them count too.",
 )
-def channels(subject: Subject, rule: Rule) -> Found:
+def channels(subject: Subject, rule: Rule) -> Check:
     """Zero filters and copies in each weight layer, as a share of its filters."""
     findings: list[Finding] = []
     rows: list[tuple[str, str, int, int, int, int]] = []
@@ -73,7 +72,7 @@ def channels(subject: Subject, rule: Rule) -> Found:
         dead, of = sum(one[0] for one in still.values()), sum(one[1] for one in still.values())
         told += f"; {dead} of {of} channels constant"
         figures["constant"] = {name: count for name, (count, *_) in still.items() if count}
-    return Found(told, findings, figures=figures)
+    return rule.check(told, findings, figures=figures)
 
 
 def _still(subject: Subject) -> dict[str, tuple[int, int, tuple[str, ...]]]:

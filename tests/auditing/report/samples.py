@@ -8,7 +8,6 @@ import numpy as np
 
 from onnxviz.auditing.checks import rules
 from onnxviz.auditing.finding import Check, Evidence, Finding
-from onnxviz.auditing.registry import Found
 from onnxviz.auditing.report.page import (
     Figure,
     Gallery,
@@ -193,7 +192,7 @@ def audited() -> Page:
             findings = (rule.finding(9, where, told, evidence=(proof,)),)
         shown = Evidence("What is shown of a clean check", table={"step": ["a", "b"], "changed": [0, 1]})
         figure = "noise of 0.5 grey levels: 0 of 20 change, noise of 1 grey level: 1 of 20 change"
-        checks.append(rule.check(Found(figure, findings=findings, evidence=(shown,))))
+        checks.append(rule.check(figure, findings=findings, evidence=(shown,)))
     photos = [Photo(f"set/photo-{i:02d}.png", scene(rng, 64), "class 12%", place=(i, i)) for i in range(60)]
     lead = [
         "high: 9 pictures of 'crane' hang on a corner.",
