@@ -13,6 +13,10 @@ import pytest
 import onnxviz
 from onnxviz import objectives
 from onnxviz.errors import ModelUnsuitable, UsageError
+from onnxviz.synthesis.machine import Machine
+from onnxviz.synthesis.parametrise import Fourier
+from onnxviz.synthesis.transforms import Jitter
+from onnxviz.synthesis.updates import Adam
 from tests.techniques import SAMPLED, made
 
 
@@ -117,10 +121,6 @@ def correlated(one: np.ndarray, other: np.ndarray) -> None:
 
 def test_ascent_of_one_picture_starts_as_the_seed_says(network):
     """One picture's numbers are those of its machine: start, then every transform, from one generator."""
-    from onnxviz.synthesis.machine import Machine
-    from onnxviz.synthesis.parametrise import Fourier
-    from onnxviz.synthesis.transforms import Jitter
-    from onnxviz.synthesis.updates import Adam
 
     def machine(optimiser):
         return Machine(

@@ -8,6 +8,10 @@ import sys
 
 import pytest
 
+from onnxviz.exporting import hubs
+from onnxviz.exporting.export import build
+from onnxviz.exporting.source import Source, Wanted
+
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
@@ -173,10 +177,6 @@ def test_an_attention_of_the_hub_is_code_too(tmp_path):
 @pytest.mark.parametrize("package", ["timm", "torchvision"])
 def test_packages_read_checkpoints_as_weights_alone(tmp_path, mark, monkeypatch, package):
     """Neither can be installed everywhere; what they call to read a checkpoint is torch's own."""
-    from onnxviz.exporting import hubs
-    from onnxviz.exporting.export import build
-    from onnxviz.exporting.source import Source, Wanted
-
     torch.save({"weight": Touching(mark)}, tmp_path / "strange.pth")
 
     def reading(name, wanted):

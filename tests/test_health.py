@@ -1,4 +1,6 @@
-from onnxviz import health
+from onnxviz import health, isolate
+from onnxviz.cli.main import run
+from onnxviz.runtime import worker
 
 
 def states(name):
@@ -13,9 +15,6 @@ def test_a_sound_machine_has_no_problem():
 
 
 def test_what_is_not_guarded_is_told(monkeypatch):
-    from onnxviz import isolate
-    from onnxviz.runtime import worker
-
     for lacking, guarded, state, words in (
         (None, True, "ok", "memory, too"),
         (None, False, "missing", "memory is not"),
@@ -40,8 +39,6 @@ def test_two_runtimes_at_once_and_none_are_problems(monkeypatch):
 
 
 def test_the_checks_print_as_a_table_of_short_lines(capsys):
-    from onnxviz.cli.main import run
-
     assert health._provider("CUDAExecutionProvider").state == "problem"  # listed, but it does not start
     checks = health.doctor()
     lines = repr(checks).splitlines()

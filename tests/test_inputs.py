@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import networks
 import numpy as np
 import onnx
@@ -181,8 +183,6 @@ def test_values_that_do_not_fit():
 
 
 def test_manifests_name_what_is_fed(tmp_path):
-    import hashlib
-
     path = tmp_path / "other.png"
     Image.fromarray(PICTURES[1]).save(path)
     net = onnxviz.load(siamese(), input="left", feeds={"right": path}, preprocess="unit", provider="cpu")

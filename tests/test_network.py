@@ -5,6 +5,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper
+from PIL import Image
 
 import onnxviz
 from onnxviz.errors import (
@@ -16,6 +17,7 @@ from onnxviz.errors import (
     UnknownLayer,
     UsageError,
 )
+from onnxviz.graph import dynamic_batch
 
 info = helper.make_tensor_value_info
 
@@ -57,8 +59,6 @@ def test_the_bundled_network_knows_a_cat(net, cat):
 
 
 def test_every_form_of_an_image_gives_the_same(net, cat, photo_files):
-    from PIL import Image
-
     wanted = net.predict(cat)[0]
     for image in (photo_files[0], str(photo_files[0]), Image.fromarray(cat)):
         assert net.predict(image)[0] == wanted
@@ -102,8 +102,6 @@ def test_a_static_batch_is_freed(batch, dtype):
 
 
 def test_a_batch_that_cannot_be_freed_is_filled_up_and_cut_off(monkeypatch):
-    from onnxviz.graph import dynamic_batch
-
     def refuse(model):
         raise ModelUnsuitable("a node forbids it")
 

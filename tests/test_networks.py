@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
+import onnxviz
 from onnxviz.cli.main import run
 
 ODD = {
@@ -43,8 +44,6 @@ def model(request, tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def described(model) -> dict:
-    import onnxviz
-
     return onnxviz.inspect(onnxviz.load(model, provider="cpu")).to_dict()
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import confined
 import pytest
+from PIL import Image
 
 CONFINED = Path(confined.__file__)
 TELEMETRY = "ORT_DISABLE_TELEMETRY"
@@ -58,8 +59,6 @@ def world(tmp_path) -> World:
 @pytest.fixture
 def pictures(photo_files, tmp_path) -> Path:
     """A folder of small photos."""
-    from PIL import Image
-
     folder = tmp_path / "pictures"
     folder.mkdir()
     for path in photo_files:

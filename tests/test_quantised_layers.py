@@ -10,11 +10,13 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
+from PIL import Image
 from processors import whole_sums
 
 import onnxviz
 from onnxviz import objectives
 from onnxviz.catalogue import resolve
+from onnxviz.cli.main import run
 from onnxviz.errors import UnknownLayer, UsageError
 from tests.networks import Maker
 
@@ -241,10 +243,6 @@ def test_codes_of_a_float_layer_are_refused(plain):
 
 
 def test_codes_on_the_command_line(tmp_path):
-    from PIL import Image
-
-    from onnxviz.cli.main import run
-
     onnx.save(networks.qdq(relu6_network()), tmp_path / "q.onnx")
     Image.fromarray(pictures()[0]).save(tmp_path / "p.png")
     files = [str(tmp_path / name) for name in ("q.onnx", "p.png")]

@@ -7,7 +7,7 @@ from datetime import date
 
 import pytest
 
-from onnxviz.auditing import accept
+from onnxviz.auditing import accept, policy, truth
 from onnxviz.auditing.finding import Finding
 from onnxviz.errors import UsageError
 
@@ -78,8 +78,6 @@ def test_the_skeleton_is_read_again_whatever_a_layer_is_called(tmp_path):
 @pytest.mark.parametrize("what", ["device", "pipe", "folder"])
 def test_what_has_no_end_is_refused_without_being_waited_for(tmp_path, what):
     """Policies, true classes and accepted findings are read alike."""
-    from onnxviz.auditing import policy, truth
-
     path = tmp_path / "odd.toml"
     if what == "device":
         path.symlink_to("/dev/zero")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import onnxviz
+from onnxviz.auditing.checks import rules
 from onnxviz.errors import ModelUnsuitable
 from onnxviz.files import sha256
 
@@ -92,8 +93,6 @@ def test_photos_that_say_nothing_cost_no_report(photo_files, tmp_path, monkeypat
     ("named", "shown"), [([], ["grad-cam"]), (["grad-cam", "guided"], ["smoothgrad"])], ids=["none", "one"]
 )
 def test_maps_that_tell_no_more_than_chance_are_not_shown(net, photo_files, monkeypatch, named, shown):
-    from onnxviz.auditing.checks import rules
-
     asked = []
 
     def report(*_, methods, **__):

@@ -7,7 +7,8 @@ import pytest
 
 import onnxviz
 from onnxviz.auditing.channels import look
-from onnxviz.errors import UnknownLayer, UsageError
+from onnxviz.errors import UnknownLayer, UnsupportedOperator, UsageError
+from onnxviz.features.patch_pictures import cut
 from onnxviz.progress import silent
 
 LAYER = "blocks.3.expand"
@@ -18,8 +19,6 @@ def test_the_channels_that_stand_out_most_with_their_patches(net, photo_files) -
     best = onnxviz.patches(net, photo_files, LAYER)
     order = np.argsort(-best.layers[0].standing_out, kind="stable")[:3]
     assert found.channels == order.tolist()
-    from onnxviz.features.patch_pictures import cut
-
     tiles, _ = cut(best, [(0, int(order[0]), 0)], 96)
     drawn, tile = np.asarray(found.picture), tiles[0, int(order[0]), 0]
     height, width = tile.shape[:2]
@@ -53,8 +52,6 @@ def test_a_picture_is_made_for_each_channel_on_request(net, photo_files, monkeyp
 
 
 def test_where_nothing_can_be_made_the_page_says_why(net, photo_files, monkeypatch) -> None:
-    from onnxviz.errors import UnsupportedOperator
-
     def refuse(*_, **__):
         raise UnsupportedOperator("no rule for Loop")
 

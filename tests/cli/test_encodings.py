@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from onnxviz.figures import style
 from tests import networks
+from tests.figures.test_style_fonts import ASCII, font_with
 
 LABELS = ["猫", "кот", "قطة", "Löwe", "😀"]
 # A command that says labels of many scripts, without a network: quick, and through the program's own start.
@@ -66,9 +68,6 @@ def test_a_refusal_with_letters_that_the_encoding_lacks():
 
 def test_labels_in_any_script_on_the_command_line(shell, monkeypatch):
     """Without a font the picture shows numbers, and a note names the way on; with --font it shows the letters."""
-    from onnxviz.figures import style
-    from tests.figures.test_style_fonts import ASCII, font_with
-
     monkeypatch.setattr(style, "installed", lambda: ())
     monkeypatch.setattr(style, "_named", [])
     style.holder.cache_clear()

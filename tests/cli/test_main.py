@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import onnxviz
+from onnxviz.claims import claimed
 from onnxviz.cli import main
 from onnxviz.cli.options import Option, sides, weights
 from onnxviz.cli.run import Run
@@ -155,8 +156,6 @@ def test_every_command_shares_the_common_options(shell):
 
 
 def test_a_second_run_with_the_same_out_is_told_before_any_work(shell):
-    from onnxviz.claims import claimed
-
     with claimed(Path("out.png")):
         said = shell("occlusion TOY photos/0.png -o out.png")
     assert said.code == 3 and "another run" in said.err

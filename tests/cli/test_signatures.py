@@ -15,6 +15,7 @@ import onnxviz
 from onnxviz.cli import signatures
 from onnxviz.cli.options import Option, described, numbers, worded
 from onnxviz.cli.table import COMMANDS
+from onnxviz.objectives.terms import WRITTEN
 
 FUNCTIONS = [name for name in onnxviz._PUBLIC if name[0].islower()]
 
@@ -35,8 +36,6 @@ def test_what_is_read_is_what_python_sees(name):
 
 
 def test_what_can_be_written_is_found_without_importing_it():
-    from onnxviz.objectives.terms import WRITTEN
-
     assert signatures.decorated("objectives.terms", "written") == list(WRITTEN)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 import scipy.special
 from PIL import Image
 
+import onnxviz.comparing.answers as module
 from onnxviz.comparing.answers import answers
 from onnxviz.errors import ImageRejected
 from onnxviz.files import json_bytes
@@ -196,11 +199,6 @@ def test_without_classes_outputs_are_compared(files):
 
 def test_memory_holds_no_scores_of_all_pictures(pictures, monkeypatch):
     """What is kept of a picture is a few numbers: the rows of scores are gone when the next come."""
-    import gc
-    import weakref
-
-    import onnxviz.comparing.answers as module
-
     alive: list[weakref.ref] = []
     most = 0
     paired = module._paired

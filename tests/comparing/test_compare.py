@@ -14,9 +14,11 @@ import onnx
 import pytest
 import quantise
 from onnx import numpy_helper
+from PIL import Image
 from processors import CUTS_SUMS
 
 import onnxviz
+from onnxviz import programs
 from onnxviz.auditing.finding import SEVERITIES, Finding
 from onnxviz.auditing.report.html import render
 from onnxviz.auditing.statistics import Likeness, Share
@@ -26,7 +28,7 @@ from onnxviz.comparing.match import Pair
 from onnxviz.comparing.page import advice, page
 from onnxviz.comparing.rules import LAYER_MOVED, LAYER_SHARE
 from onnxviz.comparing.why import LayerFigures, Why
-from onnxviz.errors import UsageError
+from onnxviz.errors import ModelRejected, UsageError
 from onnxviz.progress import Interrupted
 from tests.comparing import small
 from tests.comparing.small import SCALED, opened
@@ -141,8 +143,6 @@ def test_a_planted_fault_is_named_with_its_layer(files, pictures, name, fault, r
 
 def test_what_a_part_compiles_ends_with_it(files, pictures, monkeypatch):
     """Each session holds the weights once more: no more of them live at a time than a part needs."""
-    from onnxviz import programs
-
     alive, most, make = weakref.WeakSet(), [], programs.session
 
     def counted(*args, **settings):
@@ -198,8 +198,6 @@ def test_nan_is_a_finding(files, resnet, pictures):
 
 
 def test_what_cannot_run_is_said_and_the_rest_goes_on(resnet, pictures, monkeypatch):
-    from onnxviz.errors import ModelRejected
-
     def refused(*_, **__):
         raise ModelRejected("no kernel for it")
 
@@ -311,8 +309,6 @@ def explained(resnet, pictures):
 
 
 def test_the_worst_maps_lie_beside_the_page(explained, tmp_path):
-    from PIL import Image
-
     explained.save(tmp_path / "out")
     for method in ("grad-cam", "gradient"):
         with Image.open(tmp_path / f"out/drift-{method}.png") as sheet:

@@ -13,6 +13,7 @@ from onnx import numpy_helper
 from onnxruntime.quantization.qdq_loss_debug import compute_signal_to_quantization_noice_ratio as sqnr
 
 import onnxviz
+import onnxviz.comparing.why as module
 from onnxviz.comparing.match import match, normal
 from onnxviz.comparing.why import why
 from onnxviz.errors import UsageError
@@ -295,8 +296,6 @@ def test_dead_filters_and_biases_that_do_not_fit(files):
 
 
 def test_values_are_held_a_portion_at_a_time(files, monkeypatch):
-    import onnxviz.comparing.why as module
-
     x = small.pictures(3)
     a, b = (opened(files.small("resnet", form)) for form in ("float", "QDQ"))
     matching = match(a, b, x[:2])

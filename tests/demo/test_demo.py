@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 import pytest
 
 import onnxviz
+from onnxviz.cli.table import COMMANDS
 from onnxviz.demo import photos, run, sections, topics
 from onnxviz.errors import OutputRefused
 from onnxviz.image.io import read
@@ -104,8 +105,6 @@ def test_without_scikit_image_there_are_still_two_photos(monkeypatch):
 
 
 def test_every_section_asks_a_question_and_tells_a_command_that_there_is():
-    from onnxviz.cli.table import COMMANDS
-
     rows = topics.TOPICS
     assert len(rows) == len({row.anchor for row in rows}) == len({row.title for row in rows}) == 24
     for topic in rows:

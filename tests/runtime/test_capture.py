@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import onnxviz
 from onnxviz.programs import compile
 from onnxviz.runtime import capture, ort, providers
 from onnxviz.runtime.capture import Captured
@@ -108,8 +109,6 @@ def test_on_a_card_pictures_are_the_same_with_and_without(
     preset: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where this passes, the version of ONNX Runtime may go into capture.PROVEN."""
-    import onnxviz
-
     net = onnxviz.load("efficientnet-lite0", provider="cuda")
     made = {}
     for switch in ("0", "1"):

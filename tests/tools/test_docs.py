@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+import onnxviz
+from onnxviz.cli.table import COMMANDS
+
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
 
@@ -62,9 +65,6 @@ def test_the_site_has_every_page(site):
 
 @pytest.mark.timeout(900)
 def test_the_reference_has_every_function_and_command(site):
-    import onnxviz
-    from onnxviz.cli.table import COMMANDS
-
     python = (site / "reference" / "python.html").read_text("utf-8")
     for name in onnxviz._PUBLIC:
         assert f'.{getattr(onnxviz, name).__name__}"' in python, name

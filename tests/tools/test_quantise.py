@@ -10,6 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import numpy_helper
+from PIL import Image
 
 from tests.comparing import small
 
@@ -142,8 +143,6 @@ def test_what_is_no_fault_is_told(model):
 def test_the_command_writes_what_it_names(tmp_path, capsys, model):
     onnx.save(model, tmp_path / "net.onnx")
     (tmp_path / "exclude.json").write_text('["block0.conv1"]')
-    from PIL import Image
-
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(tmp_path / "a.png")
     arguments = [str(tmp_path / "net.onnx"), str(tmp_path / "a.png"), "-o", str(tmp_path / "out")]
     assert (
