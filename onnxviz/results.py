@@ -5,6 +5,8 @@ Nothing here knows how anything is drawn: each result's own `picture` asks `figu
 
 from __future__ import annotations
 
+import base64
+import html
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -165,9 +167,6 @@ class Results(list[R]):
         return Results(found) if isinstance(index, slice) else found
 
     def _repr_html_(self) -> str:
-        import base64
-        import html
-
         def drawn(one: Result) -> str:
             data = base64.b64encode(png_bytes(one.picture())).decode()
             return f'<img src="data:image/png;base64,{data}" alt="{html.escape(repr(one))}" style="max-width:100%">'

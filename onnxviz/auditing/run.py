@@ -31,7 +31,7 @@ from onnxviz.auditing.finding import (
 )
 from onnxviz.auditing.policy import Policy, Setting
 from onnxviz.auditing.report.facts import facts, file_of, now
-from onnxviz.auditing.subject import Subject
+from onnxviz.auditing.subject import Subject, spread
 from onnxviz.auditing.truth import find_masks, read_truth
 from onnxviz.errors import OnnxVizError, UsageError, WorkerCrashed, near
 from onnxviz.features.stream import sources
@@ -275,14 +275,19 @@ def refused(
 
     manifest   what is known of the file: its name and digest
     """
-    chosen, plan, entries = planned(policy, accept, only, skip, fail_on, 1)
+    chosen, plan, entries = planned(policy, accept, only, skip, fail_on)
     made = _audit(Subject(None, reason), chosen, plan, entries, fail_on, by, told("auto"), [], {})
     made.manifest |= manifest
     return made
 
 
 def planned(
-    policy: Any, accept: Any, only: Sequence[str], skip: Sequence[str], fail_on: str, sample: int
+    policy: Any = None,
+    accept: Any = None,
+    only: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    fail_on: str = "high",
+    sample: int = 1,
 ) -> tuple[dict[str, Rule], Policy, tuple[Entry, ...]]:
     """The checks that are made, as the policy wants them; what is wrong in the request is told before any work."""
     every = rules()
@@ -323,7 +328,7 @@ def _pictured(subject: Subject, images: Any, truth: Any, masks: Any, sample: int
     found, notes = list(listing.images), [f"skipped {one}" for one in listing.skipped]
     if len(found) > sample:
         notes.append(f"{sample} of {len(found)} pictures are looked at, spread evenly (--sample)")
-        found = [found[i * len(found) // sample] for i in range(sample)]
+        found = spread(found, sample)
     subject.images = found
     if masks is not None:
         recipe = subject.net.preprocessing

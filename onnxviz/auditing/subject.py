@@ -43,6 +43,11 @@ class Answers:
     margin: np.ndarray
 
     @property
+    def rows(self) -> dict[int, int]:
+        """The row of each picture, by its place."""
+        return {int(place): row for row, place in enumerate(self.place)}
+
+    @property
     def sure(self) -> np.ndarray:
         """(n,) boolean: whether the margin says that it is sure."""
         return np.asarray(self.margin >= CONFIDENT)
@@ -180,6 +185,12 @@ class Subject:
     def label(self, index: int) -> str:
         """A class as it is called."""
         return self.net.label(int(index))
+
+
+def spread(items: Sequence[Any], count: int) -> list[Any]:
+    """So many of them, spread evenly; all where they are no more."""
+    count = min(count, len(items))
+    return [items[i * len(items) // count] for i in range(count)]
 
 
 def made(height: int, width: int, seed: int, count: int = 4) -> list[np.ndarray]:

@@ -30,15 +30,8 @@ def audit(run: Run, call: Call) -> None:
         _refuse(written)
     if call.options.pop("resume", False):
         call.options["resume"] = run.output()
-    usual: dict[str, Any] = {
-        "policy": None,
-        "accept": None,
-        "only": (),
-        "skip": (),
-        "fail_on": "high",
-        "sample": 1,
-    }
-    planned(*(call.options.get(name, value) for name, value in usual.items()))
+    of_plan = ("policy", "accept", "only", "skip", "fail_on", "sample")
+    planned(**{name: call.options[name] for name in of_plan if name in call.options})
 
     def show(found: Any) -> None:
         _show(run, found, written)

@@ -79,8 +79,14 @@ class Run:
         # `os.path.isfile` is False, where Path.is_file raises, for what is too long for a name.
         if out.is_file() and any(os.path.isfile(one) and out.samefile(one) for one in self.reads):  # noqa: PTH113
             raise UsageError(f"--out {quoted(out)} is a file that {self.command} reads; give another name")
-        if self.out is not None and not self.writes:
-            self._refuse_among(out)
+        # What a folder of pictures holds is a picture the next time, the evidence of a report too.
+        folders = self.reads if self.out is not None and not self.writes else ()
+        for one in folders:
+            if os.path.isdir(one) and out.resolve().is_relative_to(Path(one).resolve()):  # noqa: PTH112
+                raise UsageError(
+                    f"--out {quoted(out)} lies in {quoted(one)}, which {self.command} reads: what it writes would be "
+                    "taken for pictures the next time; give a folder beside it"
+                )
         if self.font is not None:
             from onnxviz.figures.style import use_font
 
@@ -94,16 +100,6 @@ class Run:
             self.note(sys.modules[_FONTS].said(*sorted(lacking)))
         self.bar.close()
         self._claims.close()
-
-    def _refuse_among(self, out: Path) -> None:
-        """What a folder of pictures holds is a picture the next time, the evidence of a report too."""
-        place = out.resolve()
-        for one in self.reads:
-            if os.path.isdir(one) and place.is_relative_to(Path(one).resolve()):  # noqa: PTH112
-                raise UsageError(
-                    f"--out {quoted(out)} lies in {quoted(one)}, which {self.command} reads: what it writes would be "
-                    "taken for pictures the next time; give a folder beside it"
-                )
 
     # --- in -------------------------------------------------------------------------------------
 

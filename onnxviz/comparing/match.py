@@ -18,12 +18,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from onnxviz.auditing.accept import read_text
 from onnxviz.comparing.kernels import Kernel, depthwise, factors, taken_back, vary
 from onnxviz.comparing.rules import SAME_NETWORK
-from onnxviz.comparing.sides import Side, all_names, masks, normal, restored, same_layers, stored
+from onnxviz.comparing.sides import Side, all_names, masks, normal, same_layers
 from onnxviz.comparing.values import Axes, Projector, Sketch, similarity, turned
 from onnxviz.errors import UnknownLayer, UsageError, near
 from onnxviz.network import Network
@@ -103,10 +104,11 @@ class Matching:
 
     # Pickled and copied deeply, its graphs go as files do: lists of linked nodes are too deep for either.
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "a": stored(self.a), "b": stored(self.b)}
+        return {**vars(self), **{side: ir.to_proto(getattr(self, side)).SerializeToString() for side in "ab"}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, a=restored(state["a"]), b=restored(state["b"]))
+        graphs = {side: ir.from_proto(onnx.ModelProto.FromString(state[side])) for side in "ab"}
+        vars(self).update({**state, **graphs})
 
     def require_same_network(self) -> None:
         """Refuse two different networks.

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
 from onnxviz import isolate
@@ -108,17 +107,6 @@ def _uncut(value: ir.Value) -> bool:
         if not any(computes(other.op_type) == "dequantize" for other, _ in codes.uses()):
             return False
     return True
-
-
-def stored(model: ir.Model) -> bytes:
-    """A graph in normal form as a file has it, its weights within."""
-    message: onnx.ModelProto = ir.serde.serialize_model(model)
-    return message.SerializeToString()
-
-
-def restored(message: bytes) -> ir.Model:
-    """The graph that `stored` gave."""
-    return ir.from_proto(onnx.ModelProto.FromString(message))
 
 
 # From here on two layers' weights are the same ones, if they stand at about the same place;

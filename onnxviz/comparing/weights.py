@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -136,7 +136,10 @@ def weight_figures(
     names = [reads.name for reads, _ in chosen]
     depends = _first_values(matching, names, [pair.a for pair in matching.pairs])
     found: dict[str, WeightFigures] = {}
-    groups = _grouped(chosen, _first_values(matching, names, alike))
+    between = _first_values(matching, names, alike)
+    groups: dict[str, list[Layer]] = {}
+    for layer in chosen:
+        groups.setdefault(between[layer[0].name], []).append(layer)
     sizes = [sum(size(value) for layer in layers for value in layer[1].values) for layers in groups.values()]
     for portion in portions(groups.items(), sizes, WEIGHT_BYTES):
         for side, stored in enumerate((one, other)):
@@ -147,14 +150,6 @@ def weight_figures(
                 figures |= _equalised(one, other, layers, narrow)
             found |= {name: one_of for name, one_of in figures.items() if one_of is not None}
     return [(depends[name], found[name]) for name in names if name in found], narrow
-
-
-def _grouped(chosen: Sequence[Layer], depends: Mapping[str, str]) -> dict[str, list[Layer]]:
-    """The layers by the first matched value that depends on them, in A's order."""
-    found: dict[str, list[Layer]] = {}
-    for layer in chosen:
-        found.setdefault(depends.get(layer[0].name, ""), []).append(layer)
-    return found
 
 
 def _first_values(matching: Matching, names: Sequence[str], among: Collection[str]) -> dict[str, str]:

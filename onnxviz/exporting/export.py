@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -282,8 +283,6 @@ def _in_float32(module: Any) -> Any:
     """The module, or a float32 copy where its weights are of another precision."""
     if all(p.dtype == torch().float32 or not p.is_floating_point() for p in module.parameters()):
         return module
-    import copy
-
     return copy.deepcopy(module).float()
 
 

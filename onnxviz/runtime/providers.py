@@ -12,9 +12,13 @@ from __future__ import annotations
 
 import json
 import os
+import pkgutil
 import re
 from collections.abc import Mapping
 from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from onnxviz.errors import MissingDependency, ProviderUnavailable, UsageError, near
@@ -176,16 +180,11 @@ def plugins() -> tuple[Plugin, ...]:
     """The plugins that are installed, whether they work or not; their modules are imported, no library is loaded."""
     if not hasattr(onnxruntime(), "register_execution_provider_library"):
         return ()
-    import pkgutil
-
     names = sorted({one.name for one in pkgutil.iter_modules() if _MODULE.fullmatch(one.name)})
     return tuple(plugin for name in names if _announces(name) for plugin in _of_module(name))
 
 
 def _announces(module: str) -> bool:
-    from importlib.util import find_spec
-    from pathlib import Path
-
     try:
         spec = find_spec(module)
         text = Path(spec.origin).read_bytes() if spec is not None and spec.origin else b""
@@ -195,8 +194,6 @@ def _announces(module: str) -> bool:
 
 
 def _of_module(module: str) -> list[Plugin]:
-    from importlib import import_module
-
     try:
         entry = import_module(module)
         library = next(value for name in _LIBRARY if (value := getattr(entry, name, None)) is not None)

@@ -185,7 +185,7 @@ def _place(mean: np.ndarray, height: int, width: int) -> Region:
 def _proof(subject: Subject, places: list[int], part: Region, label: int) -> tuple[float, float]:
     """By how much the class falls with the part hidden, and the share of other pictures that it turns: means."""
     answers = subject.answers
-    rows = {int(place): row for row, place in enumerate(answers.place)}
+    rows = answers.rows
     found = [
         (
             float(hidden(subject, view, label, [part], float(answers.probability[rows[place]]))[0]),

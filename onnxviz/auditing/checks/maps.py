@@ -12,7 +12,7 @@ from onnxviz.attribution.faithfulness import BASELINES, faithfulness
 from onnxviz.attribution.sheet import attributions
 from onnxviz.auditing.finding import Check, Evidence, NotApplicable, Rule, check, columns
 from onnxviz.auditing.statistics import spearman
-from onnxviz.auditing.subject import Subject
+from onnxviz.auditing.subject import Subject, spread
 from onnxviz.errors import ModelUnsuitable, UnsupportedOperator
 from onnxviz.network import Network
 from onnxviz.opening import load
@@ -21,12 +21,6 @@ from onnxviz.progress import silent
 _METHODS: Final = ("grad-cam", "smoothgrad", "saliency", "guided")
 _PICTURES: Final = 6
 _STEPS: Final = 8
-
-
-def sampled(subject: Subject, count: int) -> list[Any]:
-    """So many pictures, spread evenly over those given."""
-    images = subject.images
-    return list(images) if len(images) <= count else [images[i * len(images) // count] for i in range(count)]
 
 
 @check(
@@ -47,7 +41,7 @@ def gain(subject: Subject, rule: Rule) -> Check:
     options: dict[str, Any] = {"steps": _STEPS, "seed": subject.seed, "progress": silent}
     height, width = subject.views[0].shape[:2]
     options["grid"] = min(14, height, width)
-    result = faithfulness(subject.net, sampled(subject, _PICTURES), fitting, **options)
+    result = faithfulness(subject.net, spread(subject.images, _PICTURES), fitting, **options)
     chance = result.score("random").high or 0.0
     findings = [
         rule.finding(

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from onnxviz.attribution.masks import _blurred
 from onnxviz.auditing.finding import Check, Evidence, Finding, Rule, Severity, check
 from onnxviz.auditing.statistics import Share
-from onnxviz.auditing.subject import Subject
+from onnxviz.auditing.subject import Subject, spread
 from onnxviz.text import quoted
 
 _SURE: Final = 0.5  # probability from which on a picture is looked at, and by how much it has to fall
@@ -135,7 +135,7 @@ def _said(called: str, name: str, confirmed: Sequence[Case]) -> tuple[int, str]:
 def _cases(subject: Subject) -> tuple[list[Case], float, int]:
     """Candidates with how many others they turn; the largest fall; the pictures that were looked at."""
     answers = subject.answers
-    rows = {int(place): row for row, place in enumerate(answers.place)}
+    rows = answers.rows
     cases: list[Case] = []
     largest, looked = 0.0, 0
     for place, _, view in subject.each():
@@ -185,9 +185,7 @@ def _others(subject: Subject, label: int) -> list[np.ndarray]:
     """Up to twenty pictures, spread over those given, that are of another class."""
     answers = subject.answers
     places = [int(place) for place, best in zip(answers.place, answers.best, strict=True) if best[0] != label]
-    count = min(_OTHERS, len(places))
-    chosen = [places[i * len(places) // count] for i in range(count)]
-    return [view for _, _, view in subject.each(chosen)]
+    return [view for _, _, view in subject.each(spread(places, _OTHERS))]
 
 
 def _marked(subject: Subject, cases: list[Case]) -> Any:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from onnxviz.auditing.finding import Check, Evidence, NotApplicable, NotRun, Rule, check
 from onnxviz.auditing.statistics import Share, counted
-from onnxviz.auditing.subject import Subject
+from onnxviz.auditing.subject import Subject, spread
 from onnxviz.synthesis.fool import frame
 from onnxviz.synthesis.fool_attack import Attack, Budget, to_pictures, to_planes
 
@@ -47,7 +47,7 @@ def _stable(id: str, title: str) -> Callable[[Steps], None]:
 def _judged(subject: Subject, rule: Rule, steps: Steps) -> Check:
     """The share of confident pictures whose class changes, by step; the mildest step is held against the threshold."""
     answers = subject.answers
-    rows = {int(place): row for row, place in enumerate(answers.place)}
+    rows = answers.rows
     changed: dict[str, list[bool]] = {}
     for place, picture, view in subject.each():
         if place not in rows or not answers.sure[rows[place]]:
@@ -146,11 +146,10 @@ def attack(subject: Subject, rule: Rule) -> Check:
         )
     if answers.best.shape[1] < 2:
         raise NotApplicable("there is one class only: nothing to turn an answer into")
-    count = min(_PICTURES, len(answers.place))
-    rows = [i * len(answers.place) // count for i in range(count)]
-    least = {row: _least(subject, row) for row in rows}
+    least = [_least(subject, row) for row in spread(range(len(answers.place)), _PICTURES)]
+    count = len(least)
     steps = {
-        f"{bound} of 255": Share(sum(one is not None and one <= bound for one in least.values()), count)
+        f"{bound} of 255": Share(sum(one is not None and one <= bound for one in least), count)
         for bound in _BOUNDS
     }
     caption = f"Pictures whose answer PGD turns ({_STEPS} steps, towards the second class)"
