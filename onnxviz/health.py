@@ -140,7 +140,6 @@ def _started(name: str, otherwise: str, worker: Any = None, more: str = "") -> C
 
 
 def _backends() -> list[Check]:
-    """What gradients can be computed by."""
     from onnxviz.backends.choose import BACKENDS, version
 
     alone = "in an environment of its own with Python 3.11 or 3.12: "

@@ -116,7 +116,6 @@ def serve(control: int, lifeline: int, board: int, memory: int | None) -> None:
 
 
 def _answer(channel: Channel, served: Served) -> None:
-    """Answer what comes over one channel."""
     while True:
         try:
             message, arrays = channel.receive()

@@ -219,7 +219,6 @@ def difference(program: Program, x: np.ndarray, count: int, *, alone: int, half:
 
 
 def _batch_axis(joined: tuple[int, ...], part: tuple[int, ...], count: int, alone: int) -> int | None:
-    """The axis with an entry for each image."""
     if len(joined) != len(part):
         return None
     if count == alone:

@@ -305,7 +305,6 @@ def report(
 
 
 def _see(net: Network, work: Album, rows: Sequence[int], progress: Progress) -> None:
-    """What the network says of these photos, and what it sees of them."""
     from onnxviz.auditing.report.html import PHOTO
     from onnxviz.auditing.report.page import Spool
     from onnxviz.figures.html import webp

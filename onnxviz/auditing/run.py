@@ -319,7 +319,6 @@ def _among(name: str, names: Sequence[str]) -> bool:
 
 
 def _pictured(subject: Subject, images: Any, truth: Any, masks: Any, sample: int) -> list[str]:
-    """Find the pictures, their classes and masks."""
     if images is None:
         if truth is not None or masks is not None:
             raise UsageError("labels and masks belong to pictures, and none were given")

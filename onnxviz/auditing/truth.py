@@ -98,7 +98,6 @@ def _last(path: str) -> str:
 
 
 def _table(path: Path, limits: Limits) -> dict[str, str]:
-    """{picture: class} of a CSV or TSV file."""
     try:
         text = accept.read_text(path, "true classes", limits.text_bytes)
     except UsageError as error:

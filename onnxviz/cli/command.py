@@ -198,7 +198,6 @@ class _Quick:
     get_params: Any
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """As typer does."""
         known = inspect.signature(self.callback).parameters if self.callback is not None else {}
         for one in self.get_params(ctx):
             kind = known[one.name].annotation if one.name in known else None
@@ -250,7 +249,6 @@ def _whole(text: Any) -> bool:
 
 
 def _files(*groups: Mapping[str, Any]) -> list[str | Path]:
-    """The names of files among the values of arguments and options."""
     values = [value for group in groups for value in group.values()]
     each = [one for value in values for one in (value if isinstance(value, list) else [value])]
     return [one for one in each if isinstance(one, (str, Path)) and one]

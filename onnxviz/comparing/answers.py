@@ -335,7 +335,6 @@ class _Table:
     def add(
         self, index: int, name: str, digest: str, scores: list[np.ndarray], logits: list[np.ndarray]
     ) -> None:
-        """One picture: the probabilities and the logits of A and B."""
         self.count += 1
         self._likeness.add(*logits)
         self.moved[index] = moved(*logits)
@@ -366,7 +365,6 @@ class _Table:
             self._flips.append(row)
 
     def result(self, noise: Noise | None, broken: Sequence[str], skipped: Sequence[Skipped]) -> Answers:
-        """All of it."""
         flips = sorted(self._flips, key=lambda row: -row["margin"])
         columns = list(flips[0]) if flips else ["picture", "sha256", "a", "b", "margin"]
         return Answers(
@@ -392,6 +390,5 @@ class _Table:
 
 
 def _margin(scores: np.ndarray) -> float:
-    """By how much the best class leads."""
     second, first = np.partition(scores, -2)[-2:] if scores.size > 1 else (0.0, scores[0])
     return float(first) - float(second)

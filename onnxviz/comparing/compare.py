@@ -218,7 +218,6 @@ class _Work:
         self.rests = rests((a, b), pictures, request)
 
     def resume(self, folder: str | os.PathLike[str]) -> None:
-        """Take over what an earlier comparison measured."""
         found = made(folder, self.rests)
         if found is not None:
             self.parts, self.before = found
@@ -314,7 +313,6 @@ class _Work:
         return one, other
 
     def result(self) -> Comparison:
-        """What there is by now."""
         parts = self.parts
         effects = parts["local"].effects if "local" in parts else ()
         manifest = self.a.manifest("compare", **self.parameters)

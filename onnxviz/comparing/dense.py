@@ -290,7 +290,6 @@ def _places(value: ir.Value, axis: int) -> list[int]:
 
 
 def _side(value: ir.Value, axis: int) -> int | None:
-    """The size of an axis, where it is told."""
     size = value.shape[axis] if value.shape is not None and axis < len(value.shape) else None
     return size if isinstance(size, int) else None
 

@@ -252,7 +252,6 @@ class _Maps:
         self._reasons: dict[str, str] = {}
 
     def finite(self, place: int) -> bool:
-        """Whether B has a class for the picture."""
         x = self._of_b(place)
         return x is not None and _class(self._b, x) is not None
 
@@ -262,7 +261,6 @@ class _Maps:
         return None if x is None else _class(self._a, x)
 
     def of_a(self, place: int, target: int | None, methods: Sequence[Method]) -> _Ours | None:
-        """A's maps for its class."""
         if target is None or (x := self._input(place, self._draws)) is None:
             return None
         maps: dict[str, Sequence[np.ndarray] | str] = {}
@@ -382,7 +380,6 @@ class _Found:
         self._constant = sum(one == "" for one in told.values())
 
     def summary(self) -> MethodDrift:
-        """Over all pictures."""
         if not self.rows:
             return MethodDrift(constant=self._constant, reason=self._reason)
         middle = {name: float(np.median([one[name] for one in self.rows.values()])) for name in _FIGURES}

@@ -186,7 +186,6 @@ def _flattened(node: ir.Node, values: list[ir.Value], facts: Facts) -> tuple[int
 
 
 def _set(kernel: Kernel, form: np.ndarray, flattened: tuple[int, ...], project: Projector) -> None:
-    """Reduce the weights to what is kept of them."""
     kernel.size = (form.shape[0], form.shape[1] * form.shape[2])
     group = int(view(kernel.node).attributes.get("group", 1))
     grouped = form.reshape(group, -1, *form.shape[1:])

@@ -132,7 +132,6 @@ def _normalised(node: ir.Node) -> bool:
 
 
 def _quantiser(node: ir.Node, weight: ir.Value) -> Quantiser | None:
-    """How a node's weights are held."""
     if node.op_type not in INTEGER_SUMS:
         source = behind(weight)
         return None if source is None else of_node(source)

@@ -121,7 +121,6 @@ class _Sums:
         self._rank = 0
 
     def add(self, a: np.ndarray, b: np.ndarray) -> None:
-        """One picture."""
         if a.shape != b.shape or a.ndim < 2:
             return
         self._rank = a.ndim

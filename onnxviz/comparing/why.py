@@ -363,7 +363,6 @@ class _Sums:
             self._seen = np.zeros(2**held.quantiser.bits, bool)
 
     def add(self, ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:
-        """One picture."""
         axes, y = self.pair.axes, theirs[self.pair.b]
         # A in B's layout: a scale for each place of an axis lies as B has it.
         x = ours[self.pair.a] if axes is None else ours[self.pair.a].transpose(np.argsort(axes))
@@ -408,7 +407,6 @@ class _Sums:
             self._seen[codes.reshape(-1) - first] = True
 
     def figures(self) -> LayerFigures:
-        """What came of all pictures."""
         if not self._count:
             return LayerFigures(self.pair, None, None, None, None, not_finite=self._not_finite)
         lowest, highest = min(low for low, _ in self._ends), max(high for _, high in self._ends)

@@ -155,8 +155,6 @@ def write_int8(net: Network, pictures: list[Path], path: Path) -> Path:
     ort = quantiser()
 
     class Reader(ort.CalibrationDataReader):  # type: ignore[name-defined]
-        """One picture after another, as the calibration asks for them."""
-
         def __init__(self, arrays: Iterator[np.ndarray]) -> None:
             self._arrays = arrays
 

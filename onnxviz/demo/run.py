@@ -70,7 +70,6 @@ def demo(
 
 
 def _replaceable(page: Path) -> None:
-    """Refuse to write over a page that is not the demo's."""
     try:
         with page.open("rb") as file:
             ours = f"<title>{_TITLE}".encode() in file.read(4096)

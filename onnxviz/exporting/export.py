@@ -224,7 +224,6 @@ def _verified(
 def _described(
     found: Source, shape: tuple[int, int], preprocessing: Any, labels: Any, licence: str | None
 ) -> Source:
-    """What the caller says goes before what the network's package says."""
     from onnxviz.labels import read_labels
 
     fields = found.preprocessing if preprocessing is None else _fields(preprocessing)

@@ -127,7 +127,6 @@ def trace(
 def _export(
     module: Any, example: Any, names: tuple[list[str], list[str]], opset: int, dynamic: str, notes: list[str]
 ) -> ir.Model | None:
-    """The graph, or None with a note."""
     axes = {{"N": 0, "H": 2, "W": 3}[letter]: letter for letter in dynamic}
     try:
         with _quiet():
@@ -192,8 +191,6 @@ def _one_output(module: Any) -> Any:
     library = torch()
 
     class OneOutput(library.nn.Module):  # type: ignore[name-defined, unused-ignore]
-        """Gives one tensor where the network gives a structure."""
-
         def __init__(self) -> None:
             super().__init__()
             self.inner = module

@@ -154,7 +154,6 @@ class RemoteProgram(Program):
         )
 
     def _compiled(self) -> tuple[Life, int]:
-        """The process that runs now, and the program's number there."""
         life = self._worker.life()
         with self._lock:
             if self._place is None or self._place[0] is not life:

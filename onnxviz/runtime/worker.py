@@ -183,7 +183,6 @@ class Worker:
         return answer, own
 
     def _death(self, life: Life, what: str, request: int, digest: str) -> WorkerCrashed:
-        """The error for a process that is gone."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             life.process.wait(10)
         code, why = life.process.returncode, life.ended

@@ -152,7 +152,6 @@ def _mean(values: list[float]) -> float:
 
 
 def _opened(net: Network, model: ir.Model) -> Network:
-    """A changed network as the other was opened."""
     own: dict[str, Any] = {"input": net.input.name, "output": net.chosen_output, "labels": net.labels}
     own |= {"preprocess": net.preprocessing, "threads": net.threads, "limits": net.limits}
     return load(model, provider="cpu", **own)

@@ -104,7 +104,6 @@ def optimiser(subject: Subject, rule: Rule) -> Check:
 
 
 def _both(subject: Subject, name: str, plain: np.ndarray, quick: np.ndarray) -> list[Evidence]:
-    """The first pictures with both answers."""
     from onnxviz.figures.grids import side_by_side
 
     views, count = subject.views, len(subject.probes)

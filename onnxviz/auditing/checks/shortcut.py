@@ -182,14 +182,12 @@ def turned(subject: Subject, view: np.ndarray, part: Region, label: int) -> Shar
 
 
 def _others(subject: Subject, label: int) -> list[np.ndarray]:
-    """Up to twenty pictures, spread over those given, that are of another class."""
     answers = subject.answers
     places = [int(place) for place, best in zip(answers.place, answers.best, strict=True) if best[0] != label]
     return [view for _, _, view in subject.each(spread(places, _OTHERS))]
 
 
 def _marked(subject: Subject, cases: list[Case]) -> Any:
-    """The pictures side by side, the region outlined."""
     wanted = {case.place: case for case in cases}
     tiles = []
     for place, _, view in subject.each(sorted(wanted)):
