@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from onnxviz.errors import UnknownLabel, UnknownLayer, UsageError
 from onnxviz.progress import Interrupted
 from onnxviz.runtime.ort import Program
 from tests import toys
+from tests.stopped import stopped
 from tests.toys import load
 
 FORMS = {
@@ -89,9 +89,6 @@ def test_fills(toy) -> None:
     # A blurred flat picture is the picture: nothing falls.
     assert not occluded(toy, np.full_like(picture, 90), fill="blur").values.any()
     assert occluded(toy, fill="blur").values.any()
-    one, same, other = (occluded(toy, fill="noise", seed=seed).values for seed in (1, 1, 2))
-    np.testing.assert_array_equal(one, same)
-    assert np.abs(one - other).max() > 1e-4
 
 
 def test_a_target_by_index_and_label(toy) -> None:
@@ -125,12 +122,7 @@ def test_a_layers_channel_and_a_neuron(form) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
-        ({"target": 0, "layer": "features", "channel": 0}, UsageError, "one of target"),
-        ({"layer": "features"}, UsageError, "channel="),
-        ({"channel": 0}, UsageError, "layer="),
         ({"layer": "features", "channel": 2}, UsageError, "2 channels"),
-        ({"layer": "features", "channel": 0, "neuron": (12, 0)}, UsageError, "12×12 neurons"),
-        ({"layer": "logits", "channel": 0, "neuron": (0, 0)}, UsageError, "no map"),
         ({"layer": "nowhere", "channel": 0}, UnknownLayer, "nowhere"),
         ({"target": "blue"}, UnknownLabel, "blue"),
         ({"objective": lambda p: p}, UsageError, "one number an image"),
@@ -202,14 +194,7 @@ def test_progress_and_ctrl_c() -> None:
     assert seen == [(2, 9, "windows"), (5, 9, "windows"), (8, 9, "windows"), (9, 9, "windows")]
     assert "incomplete" not in full.manifest
 
-    def stop(done: int, total: int | None, what: str) -> None:
-        if done == 5:
-            raise KeyboardInterrupt
-
-    with pytest.raises(Interrupted) as caught:
-        occluded(alone, batch=3, progress=stop)
-    partial = caught.value.partial
-    assert partial.manifest["incomplete"] is True
+    partial = stopped(occluded, alone, batch=3, when=lambda done, *_: done == 5)
     assert partial.manifest["figures"]["windows_done"] == 5
     wanted = full.values.copy()
     wanted[4:8, 8:] = wanted[8:] = 0  # windows 5 to 8, of three a row, were not reached
@@ -226,16 +211,10 @@ def test_ctrl_c_before_anything_is_known_is_plain(toy, monkeypatch) -> None:
     assert not isinstance(caught.value, Interrupted)
 
 
-def test_what_is_saved(toy, tmp_path) -> None:
-    picture = toys.photo()
-    result = occluded(toy, picture)
-    np.testing.assert_array_equal(picture, toys.photo())
-    path = result.save(tmp_path / "map.png")
-    np.testing.assert_array_equal(np.load(path.with_suffix(".npy")), result.values)
-    manifest = json.loads(path.with_suffix(".json").read_text())
-    assert manifest["schema"] == "onnxviz.occlusion/1"
-    assert (manifest["parameters"]["window"], manifest["parameters"]["label"]) == ([4, 4], "red")
-    figures = manifest["figures"]
+def test_what_the_manifest_tells(toy) -> None:
+    result = occluded(toy)
+    parameters, figures = result.manifest["parameters"], result.manifest["figures"]
+    assert (parameters["window"], parameters["label"]) == ((4, 4), "red")
     assert figures["windows"] == 9
     place = figures["largest_fall_window"]["top"], figures["largest_fall_window"]["left"]
     assert result.values[place] == np.float32(figures["largest_fall"]) == result.values.max()

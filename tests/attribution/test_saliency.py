@@ -262,8 +262,6 @@ def test_gradients_that_are_not_finite_are_refused() -> None:
         ({"target": 2}, UnknownLabel, "2"),
         ({"target": "blue"}, UnknownLabel, "blue"),
         ({"target": [0, 1]}, UsageError, "2 targets"),
-        ({"target": 0, "layer": "features", "channel": 0}, UsageError, "one of target"),
-        ({"layer": "features"}, UsageError, "channel"),
         ({"channel": 0}, UsageError, "layer"),
         ({"image": []}, UsageError, "no picture"),
         ({"image": np.zeros((0, 3, 12, 12), np.float32)}, UsageError, "no picture"),

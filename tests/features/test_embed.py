@@ -17,9 +17,9 @@ import onnxviz
 from onnxviz.errors import ImageRejected, InputRefused, ModelUnsuitable, UnknownLayer, UsageError
 from onnxviz.features.embed import embed
 from onnxviz.features.embedding import Embedding
-from onnxviz.progress import Interrupted
 from tests.features import patch_toys
 from tests.features.crops import noise
+from tests.stopped import stopped
 
 
 def test_features_are_the_last_hidden_layer_and_classes_the_prediction(net, files, embedding):
@@ -156,15 +156,8 @@ def test_sizes_that_give_other_vectors_are_told():
 
 
 def test_an_interruption_keeps_what_was_done(tiny):
-    def stop(done, total, what):
-        if done == 4:
-            raise KeyboardInterrupt
-
-    with pytest.raises(Interrupted) as caught:
-        embed(tiny, noise(9), batch=2, progress=stop)
-    partial = caught.value.partial
+    partial = stopped(embed, tiny, noise(9), batch=2, when=lambda done, *_: done == 4)
     np.testing.assert_array_equal(partial.values, embed(tiny, noise(9), batch=2).values[:4])
-    assert partial.manifest["incomplete"] is True
     assert isinstance(partial, Embedding)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 
 import numpy as np
 import pytest
@@ -16,9 +15,9 @@ from onnxviz.features.embed import embed
 from onnxviz.features.embedding import Embedding, thumbnails
 from onnxviz.features.map import assign, grid
 from onnxviz.features.map import map as make_map
-from onnxviz.progress import Interrupted
 from tests.features import crops
 from tests.features.crops import noise
+from tests.stopped import stopped
 
 
 def together(places, files):
@@ -63,11 +62,8 @@ def test_the_grid_shows_each_picture_in_its_cell(net, embedding):
     assert found.scatter((500, 400)).size == (500, 400)
 
 
-def test_saving_writes_picture_coordinates_and_manifest(net, embedding, tmp_path):
-    found = make_map(net, embedding, method="tsne")
-    assert found.save(tmp_path / "map.png") == tmp_path / "map.png"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["map.json", "map.npy", "map.png"]
-    manifest = json.loads((tmp_path / "map.json").read_text())
+def test_the_manifest_tells_of_the_pictures(net, embedding):
+    manifest = make_map(net, embedding, method="tsne").manifest
     assert manifest["files"] == embedding.files
     assert manifest["figures"]["pictures"] == manifest["figures"]["on_the_grid"] == len(embedding)
     assert manifest["figures"]["perplexity"] < 30
@@ -138,14 +134,7 @@ def test_wrong_choices_are_told_before_any_work(tiny, monkeypatch, options, erro
 
 
 def test_an_interruption_does_not_lose_the_features(tiny):
-    def stop(done, total, what):
-        if what == "PCA":
-            raise KeyboardInterrupt
-
-    with pytest.raises(Interrupted) as caught:
-        make_map(tiny, noise(), progress=stop)
-    assert len(caught.value.partial) == 6
-    assert caught.value.partial.manifest["incomplete"] is True
+    assert len(stopped(make_map, tiny, noise(), when=lambda _, __, what: what == "PCA")) == 6
 
 
 # --- grid --------------------------------------------------------------------------------

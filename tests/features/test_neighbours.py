@@ -12,9 +12,9 @@ import onnxviz
 from onnxviz.errors import InputRefused, UsageError
 from onnxviz.features.embed import embed
 from onnxviz.features.neighbours import nearest, neighbours, number, spread
-from onnxviz.progress import Interrupted
 from tests.features import crops
 from tests.features.crops import noise
+from tests.stopped import stopped
 
 
 @pytest.mark.parametrize("metric", ["l2", "cosine"])
@@ -130,13 +130,7 @@ def test_an_embedding_of_something_else_is_refused(tiny, net, embedding):
 
 
 def test_an_interruption_brings_the_features_so_far(tiny):
-    def stop(done, total, what):
-        if done == 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(Interrupted) as caught:
-        neighbours(tiny, noise(), batch=2, progress=stop)
-    assert len(caught.value.partial) == 2
+    assert len(stopped(neighbours, tiny, noise(), batch=2, when=lambda done, *_: done == 2)) == 2
 
 
 def test_the_picture_has_a_row_a_query_and_a_column_a_neighbour(net, embedding):

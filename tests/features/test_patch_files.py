@@ -17,8 +17,8 @@ from onnxviz.features.patch_boxes import to_source
 from onnxviz.features.patch_pictures import crop
 from onnxviz.features.patches import patches
 from onnxviz.image.preprocessing import Preprocessing
-from onnxviz.progress import Interrupted
 from tests.features.patch_toys import load, network, photos
+from tests.stopped import stopped
 
 # --- where a patch lies in the original -------------------------------------------------------
 
@@ -218,14 +218,8 @@ def test_command_interrupted(command, tmp_path, monkeypatch):
 
 
 def test_interrupted_keeps_what_was_found(tmp_path):
-    def stop(done, total, what):
-        if done >= 4:
-            raise KeyboardInterrupt
-
     net = load()
-    with pytest.raises(Interrupted) as caught:
-        patches(net, photos(12), "maps", top=2, batch=2, progress=stop)
-    partial = caught.value.partial
+    partial = stopped(patches, net, photos(12), "maps", top=2, batch=2, when=lambda done, *_: done >= 4)
     assert partial.manifest["figures"]["ranked"] == 4
     np.testing.assert_array_equal(partial.index, patches(net, photos(12)[:4], "maps", top=2).index)
     out = partial.save(tmp_path / "out")

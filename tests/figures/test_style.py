@@ -174,10 +174,3 @@ def test_a_text_of_a_million_characters_is_measured_a_few_times(name, monkeypatc
     assert sum(measured) < 700 * 300
     assert width(LONG[name], 15) >= 0
     assert max(measured) <= 40_000  # 4,000 characters, each by its number at most
-
-
-def test_bisecting_finds_what_trying_each_length_found():
-    word = "features/stage3/block5/conv2/output" * 3
-    for room in range(10, 400, 7):
-        fitting = max((n for n in range(len(word)) if width(word[:n], 13) <= room), default=0)
-        assert style._greatest(len(word), lambda n, room=room: width(word[:n], 13) <= room) == fitting

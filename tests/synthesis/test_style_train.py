@@ -16,8 +16,8 @@ from PIL import Image
 import onnxviz
 from onnxviz.cli.main import run
 from onnxviz.errors import ImageRejected, MissingDependency, UsageError
-from onnxviz.progress import Interrupted
 from onnxviz.synthesis.style_train import PerceptualLoss
+from tests.stopped import stopped
 
 LAYERS = {"style_layers": ["relu1", "relu2"], "content_layers": ["relu2"]}
 OPTIONS = {**LAYERS, "width": 4, "blocks": 1, "batch": 2, "rate": 5e-3, "seed": 1}
@@ -155,15 +155,10 @@ def test_the_manifest_has_the_digest_of_what_was_learned_on(trained, photo_files
 
 
 def test_ctrl_c_keeps_what_was_learned(small, wood, photo_files):
-    def stop(done: int, total: int | None, what: str) -> None:
-        if done == 3:
-            raise KeyboardInterrupt
-
-    with pytest.raises(Interrupted) as caught:
-        onnxviz.style_train(small, wood, photo_files, steps=50, progress=stop, **OPTIONS)
-    assert caught.value.partial.manifest["incomplete"] is True
-    assert caught.value.partial.values.shape == (3, 3)
-    onnx.checker.check_model(caught.value.partial.model)
+    given, options = (small, wood, photo_files), {"steps": 50, **OPTIONS}
+    partial = stopped(onnxviz.style_train, *given, **options, when=lambda done, *_: done == 3)
+    assert partial.values.shape == (3, 3)
+    onnx.checker.check_model(partial.model)
 
 
 def test_the_command(photo_files, wood, tmp_path, capsys):

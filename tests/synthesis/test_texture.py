@@ -12,8 +12,8 @@ from skimage import data
 import onnxviz
 from onnxviz.cli.main import run
 from onnxviz.errors import ImageRejected, UsageError
-from onnxviz.progress import Interrupted
 from onnxviz.synthesis.layers import style_layers
+from tests.stopped import stopped
 from tests.synthesis.painted import picture
 
 PIECES = ["nearest", "quilt"]
@@ -75,14 +75,8 @@ def test_nearest_takes_the_middle_of_a_large_image(net, cat):
 
 @pytest.mark.parametrize("method", PIECES)
 def test_ctrl_c_keeps_what_was_done(method, grain):
-    def stop(done: int, total: int | None, what: str) -> None:
-        if done >= total / 3:
-            raise KeyboardInterrupt
-
-    with pytest.raises(Interrupted) as caught:
-        onnxviz.texture(None, grain, method, size=48, progress=stop)
-    partial = caught.value.partial
-    assert partial.manifest["incomplete"] is True
+    third = lambda done, total, _: done >= total / 3  # noqa: E731
+    partial = stopped(onnxviz.texture, None, grain, method, size=48, when=third)
     figures = partial.manifest["figures"]
     assert figures["total"] / 3 <= figures["done"] < figures["total"]
     known = partial.origin[..., 0] >= 0
