@@ -23,7 +23,7 @@ import onnx_ir as ir
 from onnxviz.backends.choose import Task
 from onnxviz.errors import MissingDependency, ModelUnsuitable, UnsupportedOperator, UsageError
 from onnxviz.grad import rules, table
-from onnxviz.grad.model import Forward, all_values, forward
+from onnxviz.grad.model import Forward, all_values, forward, independent
 from onnxviz.graph.analysis.dataflow import reads
 from onnxviz.graph.naming import names
 from onnxviz.graph.operators import TRAINED
@@ -119,10 +119,7 @@ def compile(task: Task) -> TrainingProgram:
     gradients = {}
     for source, name in inner.items():
         if f"{name}_grad" not in made:
-            raise ModelUnsuitable(
-                f"{task.objective} does not depend on {source!r} through differentiable operators: the gradient "
-                "would be zero everywhere; choose another output, layer or input"
-            )
+            raise independent(task.objective, source)
         gradients[source] = f"{name}_grad"
     for name in ("objective", *also.values()):
         if name not in {value.name for value in (*proto.graph.output, *proto.graph.input)}:
@@ -188,7 +185,7 @@ def spell_out(model: ir.Model) -> None:
     """Write operators that the builder lacks or gets wrong in others, in place."""
     tape = Tape(model.graph)
     for node in list(model.graph):
-        step = _STEPS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+        step = _STEPS.get(node.op_type) if not node.domain else None
         if step is not None:
             step(tape, node)
     infer(model)

@@ -28,7 +28,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass, RemoveUnusedOpsetsPass
 
 from onnxviz.graph import operators
 from onnxviz.graph.operators import computes
-from onnxviz.graph.rectifiers import number
+from onnxviz.graph.tape import number
 
 SCOPES = "pkg.torch.onnx.name_scopes"
 

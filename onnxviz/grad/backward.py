@@ -18,7 +18,6 @@ from onnxviz.errors import UnsupportedOperator, ways
 from onnxviz.grad import table
 from onnxviz.graph.analysis.dataflow import reads
 from onnxviz.graph.operators import computes
-from onnxviz.graph.rectifiers import rectifier
 from onnxviz.graph.tape import Dims, Operand, Tape, dims, schema
 
 _INTEGERS = frozenset({
@@ -42,6 +41,8 @@ def vjp(
     """
     nodes = list(tape.graph)
     if rules is not table.VJP_RULES:
+        from onnxviz.graph.rectifiers import rectifier
+
         for node in nodes:
             if node not in tape.rectifiers and (found := rectifier(node)) is not None:
                 tape.rectifiers[node] = found
@@ -144,7 +145,7 @@ def _step(
 def _attributes(node: ir.Node, rule: table.Rule, opset: int) -> dict[str, Any]:
     """The node's attributes as keywords, the standard's defaults filled in."""
     values: dict[str, Any] = {}
-    version = opset if node.domain in ("", "ai.onnx") else (node.version or 1)
+    version = opset if not node.domain else (node.version or 1)
     try:
         for name, formal in schema(node.op_type, version, node.domain).attributes.items():
             if name in rule.attributes and formal.default_value.name:

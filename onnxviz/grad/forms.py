@@ -40,7 +40,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxviz.grad.backward import NoRule
-from onnxviz.grad.layout import BLOCK, blocked, channels_second, in_layout, stuffed
+from onnxviz.grad.layout import blocked, channels_second, in_layout, stuffed
 from onnxviz.grad.windows import Window
 from onnxviz.graph.tape import Tape, dims
 
@@ -92,12 +92,9 @@ def _between_zero(op: Tape, y: ir.Value, high: float) -> ir.Value | None:
     y²/high is rounded up a little, so that it is 0 at y = high for certain; the last two or three floats below count
     as clipped.
     """
-    known = dims(y)
-    if not op.cpu or y.dtype != ir.DataType.FLOAT or known is None or len(known) != 4:
+    if not blocked(op, y, y):
         return None
-    channels = known[1]
-    if not isinstance(channels, int) or channels % BLOCK:
-        return None
+    channels = int((dims(y) or ())[1])  # type: ignore[arg-type]
     slope = np.nextafter(np.nextafter(np.float32(1.0 / high), np.float32(np.inf)), np.float32(np.inf))
     curve = op.Conv(op.Mul(y, y), np.full((channels, 1, 1, 1), -slope, np.float32), group=channels)
     return step(op, op.Add(curve, y))

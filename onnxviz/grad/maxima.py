@@ -30,7 +30,7 @@ import onnx_ir as ir
 
 from onnxviz.grad.backward import NoRule
 from onnxviz.grad.forms import step
-from onnxviz.grad.layout import BLOCK, woven
+from onnxviz.grad.layout import blocked, woven
 from onnxviz.grad.windows import Window
 from onnxviz.graph.tape import Tape, dims
 
@@ -43,10 +43,7 @@ _LOWEST = float(np.finfo(np.float32).min)
 def fits(op: Tape, x: ir.Value, y: ir.Value, win: Window) -> bool:
     """Whether this form is there for such a pool, and fast."""
     known, outs = dims(x), dims(y)
-    if not op.cpu or x.dtype != ir.DataType.FLOAT or known is None or outs is None or len(known) != 4:
-        return False
-    channels = known[1]
-    if not isinstance(channels, int) or channels % BLOCK or any(d != 1 for d in win.dilations):
+    if known is None or outs is None or not blocked(op, x, x) or any(d != 1 for d in win.dilations):
         return False
     for i, (k, s, b, e) in enumerate(zip(win.kernel, win.strides, win.begin, win.end, strict=True)):
         fixed = isinstance(known[2 + i], int) and isinstance(outs[2 + i], int)

@@ -272,12 +272,17 @@ def differentiate(
     found = []
     for source, gradient in zip(sources, backward.vjp(tape, seeds, sources, rules), strict=True):
         if gradient is None:
-            raise ModelUnsuitable(
-                f"{', '.join(repr(v.name) for v in seeds)} does not depend on {source.name!r} through differentiable "
-                "operators: the gradient would be zero everywhere; choose another output, layer or input"
-            )
+            raise independent(", ".join(repr(v.name) for v in seeds), source.name)
         found.append(gradient)
     return found
+
+
+def independent(what: object, source: str | None) -> ModelUnsuitable:
+    """The error where nothing flows back to a source."""
+    return ModelUnsuitable(
+        f"{what} does not depend on {source!r} through differentiable operators: the gradient would be zero "
+        "everywhere; choose another output, layer or input"
+    )
 
 
 def named(tape: Tape, value: ir.Value, name: str, like: ir.Value) -> ir.Value:

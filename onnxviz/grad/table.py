@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -34,9 +34,7 @@ class Rule:
     constant    outputs that count as constants although they are floats (a quantiser's scale)
     """
 
-    op_type: str
     function: Function
-    domain: str = ""
     broadcast: bool = False
     every: bool = False
     constant: tuple[int, ...] = ()
@@ -59,29 +57,23 @@ VJP_RULES: Table = MappingProxyType(_RULES)
 
 def key(op_type: str, domain: str = "") -> str:
     """How the tables name an operator: 'Relu', 'com.microsoft::Gelu'."""
-    return op_type if domain in ("", "ai.onnx") else f"{domain}::{op_type}"
+    return op_type if not domain else f"{domain}::{op_type}"
 
 
 def vjp(
-    *op_types: str,
-    domain: str = "",
-    broadcast: bool = False,
-    every: bool = False,
-    constant: Iterable[int] = (),
+    *op_types: str, broadcast: bool = False, every: bool = False, constant: tuple[int, ...] = ()
 ) -> Callable[[Function], Function]:
     """Enter a rule for these operators; a second rule for one of them is an error at import."""
 
     def taken(function: Function) -> Function:
-        for op_type in op_types:
-            name = _free(op_type, domain)
-            _RULES[name] = Rule(op_type, function, domain, broadcast, every, tuple(constant))
+        for name in op_types:
+            _RULES[_free(name)] = Rule(function, broadcast, every, constant)
         return function
 
     return taken
 
 
-def _free(op_type: str, domain: str) -> str:
-    name = key(op_type, domain)
+def _free(name: str) -> str:
     if name in _RULES or name in _ZERO:
         raise RuntimeError(f"two gradient rules for {name}")
     return name
@@ -93,10 +85,9 @@ def enter(rules: Mapping[str, Function], *, broadcast: bool = False) -> None:
         vjp(name, broadcast=broadcast)(function)
 
 
-def nondifferentiable(*op_types: str, domain: str = "") -> None:
+def nondifferentiable(*op_types: str) -> None:
     """Declare that nothing flows back through these operators."""
-    for op_type in op_types:
-        _ZERO.add(_free(op_type, domain))
+    _ZERO.update(map(_free, op_types))
 
 
 def is_zero(op_type: str, domain: str = "") -> bool:

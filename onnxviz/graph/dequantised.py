@@ -28,7 +28,7 @@ from onnxviz.graph.analysis.dataflow import QUANTISED, constant, dependent
 from onnxviz.graph.naming import ALSO, LISTED_AS, STANDS_FOR, fresh, values
 from onnxviz.graph.operators import MOVING, RESIZING, SPELLINGS, computes, computing
 
-_DOMAINS: Final = ("", "ai.onnx", "com.microsoft")
+_DOMAINS: Final = ("", "com.microsoft")
 #: What makes codes real numbers.
 DEQUANTISER: Final = "DequantizeLinear"
 # What hands integers on as they are, with the scale of its first input.

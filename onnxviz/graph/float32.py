@@ -57,7 +57,7 @@ def real_input(model: ir.Model, name: str) -> ir.Model:
 
 def _step(tape: Tape, node: ir.Node, place: int, integer: ir.DataType) -> ir.DataType | None:
     """Let the node read floats at `place`; the type that its result had, None where it needs the integers."""
-    if node.domain not in ("", "ai.onnx"):
+    if node.domain:
         return None
     if node.op_type in SHAPE_ONLY:
         return ir.DataType.FLOAT

@@ -28,7 +28,7 @@ def constants(model: ir.Model) -> None:
     graph = model.graph
     for node in list(graph):
         y = node.outputs[0] if len(node.outputs) == 1 else None
-        if y is None or y.is_graph_output() or node.domain not in ("", "ai.onnx"):
+        if y is None or y.is_graph_output() or node.domain:
             continue
         if any(tensor(x) is None for x in node.inputs):
             continue
@@ -58,7 +58,7 @@ def lengths(model: ir.Model) -> bool:
     ONNX Runtime folds it too. Requires inferred shapes.
     """
     graph = model.graph
-    if not any(node.op_type in SHAPE_ONLY and node.domain in ("", "ai.onnx") for node in graph):
+    if not any(node.op_type in SHAPE_ONLY and not node.domain for node in graph):
         return False
     known = _known(graph)
     found = False
@@ -115,7 +115,7 @@ def branches(model: ir.Model, known: Mapping[str, np.ndarray] | None = None) -> 
 
 def _first_decided(graph: ir.Graph, known: Mapping[str, np.ndarray]) -> tuple[ir.Node, str] | None:
     for node in graph:
-        if computes(node.op_type) != "branch" or node.domain not in ("", "ai.onnx") or node.inputs[0] is None:
+        if computes(node.op_type) != "branch" or node.domain or node.inputs[0] is None:
             continue
         condition = array(node.inputs[0])
         if condition is None:
@@ -131,7 +131,7 @@ def decided(model: ir.Model) -> ir.Model:
     Exporters write `If(channels == 1, Squeeze, Identity)` where torch's code asked for a shape: until that is decided
     not even the rank of what comes is known.
     """
-    if not any(computes(node.op_type) == "branch" and node.domain in ("", "ai.onnx") for node in model.graph):
+    if not any(computes(node.op_type) == "branch" and not node.domain for node in model.graph):
         return model
     copy = duplicate(model)
     found = False
@@ -206,7 +206,7 @@ def _splice(graph: ir.Graph, node: ir.Node, body: ir.Graph) -> None:
 def dropout(model: ir.Model) -> None:
     """Dropout at inference is the identity; one in training mode is refused, in place."""
     for node in list(model.graph):
-        if computes(node.op_type) != "dropout" or node.domain not in ("", "ai.onnx"):
+        if computes(node.op_type) != "dropout" or node.domain:
             continue
         if len(node.inputs) > 2 and node.inputs[2] is not None:
             training = array(node.inputs[2])
@@ -233,13 +233,13 @@ def batch_norms(model: ir.Model) -> None:
     graph = model.graph
     taken = names(graph)
     for node in list(graph):
-        if node.op_type not in BY_STATISTICS or node.domain not in ("", "ai.onnx"):
+        if node.op_type not in BY_STATISTICS or node.domain:
             continue
         x = node.inputs[0]
         conv = None if x is None else x.producer()
         if (
             x is None or conv is None or computes(conv.op_type) not in ("conv", "conv_transpose")
-            or conv.domain not in ("", "ai.onnx") or len(x.uses()) != 1 or x.is_graph_output() or len(node.outputs) > 1
+            or conv.domain or len(x.uses()) != 1 or x.is_graph_output() or len(node.outputs) > 1
             or bool(node.attributes.get_int("training_mode", 0))
         ):  # fmt: skip
             continue

@@ -54,7 +54,7 @@ def split(model: ir.Model) -> None:
 
 def as_qdq(model: ir.Model) -> None:
     """Rewrite the QOperator nodes, in place; ONNX Runtime's own quantisers get the standard's domain."""
-    _rewrite(model, lambda node: QUANTISED.get((node.domain.removeprefix("ai.onnx"), node.op_type)))
+    _rewrite(model, lambda node: QUANTISED.get((node.domain, node.op_type)))
 
 
 def _rewrite(model: ir.Model, step_for: Callable[[ir.Node], Step | None]) -> None:

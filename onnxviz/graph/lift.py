@@ -46,7 +46,7 @@ def lift(model: ir.Model) -> None:
         )
     tape = Tape(model.graph)
     for node in list(model.graph.all_nodes()):
-        if node.domain not in ("", "ai.onnx"):
+        if node.domain:
             continue
         for since, step in _STEPS.get(node.op_type, ()):
             if version < since:
@@ -64,7 +64,7 @@ def lift(model: ir.Model) -> None:
 def _spell_out(model: ir.Model) -> None:
     """A default that onnx's own shape inference trips over; axes that x has not are none, as in ONNX Runtime."""
     for node in model.graph.all_nodes():
-        if node.op_type == "MeanVarianceNormalization" and node.domain in ("", "ai.onnx"):
+        if node.op_type == "MeanVarianceNormalization" and not node.domain:
             axes = node.attributes.get_ints("axes", [0, 2, 3])
             x = node.inputs[0]
             rank = len(x.shape) if x is not None and x.shape is not None else None

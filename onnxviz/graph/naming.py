@@ -163,7 +163,7 @@ def name_lengths(graph: ir.Graph) -> None:
                 out.shape = ir.Shape([None if d in invented else d for d in dims(out) or ()])
         y = node.outputs[0] if node.outputs else None
         known = dims(y) or ()
-        if y is None or node.domain not in ("", "ai.onnx") or None not in known:
+        if y is None or node.domain or None not in known:
             continue
         found = _told(node, len(known))
         if found is not None and len(found) == len(known):

@@ -21,11 +21,11 @@ from onnx_ir.passes import common
 
 from onnxviz.graph import float32, fold, fused, lift, padding
 from onnxviz.graph.analysis.dataflow import clone, inline, prune
+from onnxviz.graph.analysis.dataflow import rank as rank_of
 from onnxviz.graph.naming import name_nodes
 from onnxviz.graph.operators import CASTS, RENAMING, computes, computing, operator
-from onnxviz.graph.rectifiers import number
 from onnxviz.graph.shapes import infer
-from onnxviz.graph.tape import Tape
+from onnxviz.graph.tape import Tape, number
 
 _FLOATS = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE})
 # Larger constants are weights, not a number written out for every place.
@@ -101,11 +101,11 @@ def scalars(model: ir.Model) -> None:
     """Give every operand that is one number the rank 0, in place; requires constants as initialisers."""
     tape = Tape(model.graph)
     for node in list(model.graph.all_nodes()):
-        if node.domain not in ("", "ai.onnx"):
+        if node.domain:
             continue
         for place in (*operator(node.op_type).numbers, *_one_step(node)):
             value = node.inputs[place] if place < len(node.inputs) else None
-            if value is None or _rank(value) in (0, None):
+            if value is None or rank_of(value) in (0, None):
                 continue
             tensor = value.const_value
             if tensor is None or value.is_graph_input():
@@ -126,14 +126,8 @@ def _one_step(node: ir.Node) -> tuple[int, ...]:
     one = all(
         value is None or (value.const_value is not None and value.const_value.size == 1) for value in steps
     )
-    wide = any((_rank(value) or 0) > 1 for value in steps if value is not None)
+    wide = any((rank_of(value) or 0) > 1 for value in steps if value is not None)
     return (1, 2)[: len(steps)] if one and wide else ()
-
-
-def _rank(value: ir.Value) -> int | None:
-    if value.const_value is not None:
-        return len(value.const_value.shape)
-    return None if value.shape is None else len(value.shape)
 
 
 class Held(NamedTuple):
@@ -148,7 +142,7 @@ def rectifiers(model: ir.Model) -> None:
     """Rewrite every other spelling in the main graph and the graphs within, in place; opset 11 or later."""
     tape = Tape(model.graph)
     for node in list(model.graph.all_nodes()):
-        if node.domain not in ("", "ai.onnx") or computes(node.op_type) not in _SPELLINGS:
+        if node.domain or computes(node.op_type) not in _SPELLINGS:
             continue
         found = held(node)
         if found is None or found.low != 0.0 or not found.high > 0.0 or _is_canonical(node, found):
@@ -184,7 +178,7 @@ def held(node: ir.Node) -> Held | None:
 
 def _one(node: ir.Node | None) -> Held | None:
     """As `held`, of the node alone."""
-    if node is None or node.domain not in ("", "ai.onnx") or computes(node.op_type) not in _SPELLINGS:
+    if node is None or node.domain or computes(node.op_type) not in _SPELLINGS:
         return None
     y, found = node.outputs[0], None
     if y.dtype in _FLOATS:
@@ -199,7 +193,7 @@ def _one(node: ir.Node | None) -> Held | None:
 def _maker(value: ir.Value | None, words: str = "") -> ir.Node | None:
     """The node of the standard that makes the value, if it computes one of these (none given: whatever it is)."""
     node = None if value is None else value.producer()
-    if node is None or node.domain not in ("", "ai.onnx"):
+    if node is None or node.domain:
         return None
     return node if not words or computes(node.op_type) in words.split() else None
 

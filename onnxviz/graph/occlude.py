@@ -26,6 +26,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
+from onnxviz.graph.naming import dims
 from onnxviz.graph.reduce import appended
 
 IMAGE = "onnxviz.image"
@@ -161,7 +162,7 @@ class _Front:
         self, model: ir.Model, name: str, layout: str, shape: Sequence[int], *, filled: bool = True
     ) -> None:
         self._copy, self.op, self._old = appended(model, name)
-        self.batch = _size(self._old)
+        self.batch = (dims(self._old) or (None,))[0]
         self._shape = [1, *(int(size) for size in shape[1:])]
         self._nhwc = layout == "NHWC"
         if self._nhwc:
@@ -210,9 +211,3 @@ class _Front:
         batch.name = self._old.name  # by which it is asked for where it is an output, too
         graph.sort()  # the new nodes were appended behind the network
         return self._copy
-
-
-def _size(value: ir.Value) -> int | str | None:
-    """The batch of an input: a number where it is fixed, else its name."""
-    size = value.shape[0] if value.shape is not None else None
-    return size if isinstance(size, int) or size is None else size.value

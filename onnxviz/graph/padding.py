@@ -33,7 +33,7 @@ def explicit(model: ir.Model) -> None:
     """
     tape = Tape(model.graph)
     for node in list(model.graph.all_nodes()):
-        if node.domain not in ("", "ai.onnx"):
+        if node.domain:
             continue
         mode = node.attributes.get_string("auto_pad", "NOTSET")
         if mode == "NOTSET":
@@ -258,7 +258,7 @@ def exact(model: ir.Model) -> None:
     """
     tape = Tape(model.graph)
     for node in list(model.graph):
-        if computes(node.op_type) != "resize" or node.domain not in ("", "ai.onnx"):
+        if computes(node.op_type) != "resize" or node.domain:
             continue
         before, after = (_lengths(value) for value in (node.inputs[0], node.outputs[0]))
         if before is None or after is None or len(before) != len(after):

@@ -56,7 +56,7 @@ def _weights(model: ir.Model) -> list[tuple[str, ir.Node]]:
 
 def _places(node: ir.Node) -> list[int]:
     """Where the node has constant float weights."""
-    places = operator(node.op_type).weights if node.domain in ("", "ai.onnx") else ()
+    places = operator(node.op_type).weights if not node.domain else ()
     stored = {place: constant(node.inputs[place]) for place in places if place < len(node.inputs)}
     return [place for place, one in stored.items() if one is not None and one.dtype.is_floating_point()]
 

@@ -15,16 +15,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from onnxviz.graph.operators import VALUE_KEPT, computes, computing, operator
-
-
-def number(value: ir.Value | None) -> float | None:
-    """The number behind a constant of one element, of whatever rank; None where it is no such constant."""
-    if value is None or value.const_value is None or value.is_graph_input() or value.const_value.size != 1:
-        return None
-    return float(value.const_value.numpy().reshape(-1)[0])
-
-
-# --- rectifiers ---------------------------------------------------------------------------------
+from onnxviz.graph.tape import number, tensor
 
 #: Integer types of quantised tensors -> their range.
 RANGES = {
@@ -52,7 +43,7 @@ def rectifier(node: ir.Node) -> Rectifier | None:
 
     Clips whose bounds only the run tells are none for certain, and so are not counted.
     """
-    if node.domain not in ("", "ai.onnx"):
+    if node.domain:
         return None
     if computes(node.op_type) == "relu":
         return Rectifier(None)
@@ -120,11 +111,11 @@ def can_be_negative(value: ir.Value | None, depth: int = 64) -> bool:
     """
     if value is None or depth == 0:
         return False
-    constant = value.const_value
-    if constant is not None and not value.is_graph_input():
+    constant = tensor(value)
+    if constant is not None:
         return constant.size > 0 and bool((constant.numpy() < 0).any())
     node = value.producer()
-    if node is None or node.domain not in ("", "ai.onnx"):
+    if node is None or node.domain:
         return False
     kind = operator(node.op_type)
     if kind.negative:
@@ -218,7 +209,7 @@ def _brought_to_1(value: ir.Value, share: float, fits: _Fits, depth: int = 4) ->
 
 def _factor(user: ir.Node, place: int) -> float | None:
     """By what constant the node multiplies its operand at this place; None where it does anything else."""
-    if user.domain not in ("", "ai.onnx"):
+    if user.domain:
         return None
     if user.op_type in VALUE_KEPT and place == 0:
         return 1.0

@@ -271,12 +271,12 @@ def infer(model: ir.Model, *, strict: bool = False) -> None:
             value.shape, value.dtype = ir.Shape(value.const_value.shape.numpy()), value.const_value.dtype
     _tell_apart(model.graph)
     for node in model.graph:
-        if node.domain in ("", "ai.onnx"):
+        if not node.domain:
             for value in node.outputs:
                 value.shape = None
     proto = skeleton(model)
     del proto.graph.value_info[:]
-    foreign = (y for node in model.graph if node.domain not in ("", "ai.onnx") for y in node.outputs)
+    foreign = (y for node in model.graph if node.domain for y in node.outputs)
     kept = (y for y in foreign if y.type is not None and y.name and not y.is_graph_output())
     proto.graph.value_info.extend([ir.serde.serialize_value(y) for y in kept])
     try:

@@ -84,6 +84,12 @@ def array(value: ir.Value | None) -> np.ndarray | None:
     return None if found is None else found.numpy()
 
 
+def number(value: ir.Value | None) -> float | None:
+    """The number behind a constant of one element, of whatever rank; None where it is no such constant."""
+    found = tensor(value)
+    return None if found is None or found.size != 1 else float(found.numpy().reshape(-1)[0])
+
+
 class Writer:
     """What writes nodes: `op.Mul(...)` is `op.add("Mul", ...)`; underscored names are never operators."""
 

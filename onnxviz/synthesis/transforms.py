@@ -92,7 +92,7 @@ def _turned_back(op: Any, g: ir.Value, y: ir.Value, x: ir.Value, indices: ir.Val
 
 assert rules  # importing the package fills the table
 #: The rules of gradients from what the network sees back to the picture's parameters: no Gather but `Rotate`'s.
-RULES: Table = {**VJP_RULES, "Gather": Rule("Gather", _turned_back)}
+RULES: Table = {**VJP_RULES, "Gather": Rule(_turned_back)}
 
 
 def _sheared(op: Any, rows: ir.Value, columns: ir.Value, height: int, width: int) -> ir.Value:

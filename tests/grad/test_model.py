@@ -90,14 +90,14 @@ def test_refused(case: Case) -> None:
 
 def test_an_attribute_that_the_rule_does_not_name() -> None:
     """A rule that has not heard of an attribute must not ignore it."""
-    rule = table.Rule("Relu", lambda op, g, y, x: (g,))
+    rule = table.Rule(lambda op, g, y, x: (g,))
     built = model([node("LeakyRelu", ["x"], ["y"], alpha=0.3)])
     with pytest.raises(UnsupportedOperator, match="'alpha'"):
         gradient_model(built, rules={**PLAIN, "LeakyRelu": rule})
 
 
 def test_an_input_that_the_rule_leaves_out() -> None:
-    rule = table.Rule("Mul", lambda op, g, y, a, b: (op.Mul(g, b),))
+    rule = table.Rule(lambda op, g, y, a, b: (op.Mul(g, b),))
     built = model([node("Mul", ["x", "x"], ["y"])])
     with pytest.raises(UnsupportedOperator, match="input 'x'"):
         gradient_model(built, rules={**PLAIN, "Mul": rule})

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from onnxviz.backends.torch.layers import conv
-from onnxviz.backends.torch.table import OPERATORS, CannotRun, Ints, Table, along, is_real, operator
+from onnxviz.backends.torch.table import OPERATORS, CannotRun, Ints, Table, along, enter, is_real, operator
 from onnxviz.errors import UsageError, near
 from onnxviz.graph.rectifiers import RANGES, Rectifier
 
@@ -97,8 +97,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "Softmax": lambda x, *, axis=-1: torch.softmax(x, axis),
     "LogSoftmax": lambda x, *, axis=-1: torch.log_softmax(x, axis),
 }
-for _name, _function in _FUNCTIONS.items():
-    operator(_name)(_function)
+enter(_FUNCTIONS)
 
 
 # --- quantisers -----------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from onnxviz.backends.torch.table import CannotRun, Ints, numbers, operator, single, torch_type
+from onnxviz.backends.torch.table import CannotRun, Ints, enter, numbers, operator, single, torch_type
 
 Run = Callable[..., list[Any]]
 
@@ -274,5 +274,4 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "OptionalHasElement": lambda x=None: torch.tensor(x is not None),
     "OptionalGetElement": lambda x: x,
 }
-for _name, _function in _FUNCTIONS.items():
-    operator(_name)(_function)
+enter(_FUNCTIONS)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from onnxviz.backends.torch.table import CannotRun, is_real, numbers, operator, single, torch_type
+from onnxviz.backends.torch.table import CannotRun, enter, is_real, numbers, operator, single, torch_type
 
 _SHIFTS = {"LEFT": torch.bitwise_left_shift, "RIGHT": torch.bitwise_right_shift}
 
@@ -89,8 +89,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "CumSum": lambda x, axis, *, exclusive=0, reverse=0: _running(torch.cumsum, x, axis, exclusive, reverse, 0.0),
     "CumProd": lambda x, axis, *, exclusive=0, reverse=0: _running(torch.cumprod, x, axis, exclusive, reverse, 1.0),
 }  # fmt: skip
-for _name, _function in _FUNCTIONS.items():
-    operator(_name)(_function)
+enter(_FUNCTIONS)
 
 
 @operator("Dropout")
@@ -182,8 +181,7 @@ _REDUCTIONS: dict[str, Callable[..., Any]] = {
     "ReduceLogSum": _logarithm,
     "ReduceLogSumExp": _log_sum_exp,
 }
-for _name, _function in _REDUCTIONS.items():
-    operator(_name)(_reduction(_function))
+enter({name: _reduction(function) for name, function in _REDUCTIONS.items()})
 
 
 def _place(x: Any, axis: int, keepdims: int, last: int) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from onnxviz.backends.torch.table import CannotRun, Ints, along, is_real, numbers, operator
+from onnxviz.backends.torch.table import CannotRun, Ints, along, enter, is_real, numbers, operator
 
 # --- where windows lie ----------------------------------------------------------------------------
 
@@ -416,5 +416,4 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
         torch.group_norm(x, num_groups, _each(scale, x), _each(bias, x), epsilon, torch.backends.cudnn.enabled)
     ),
 }  # fmt: skip
-for _name, _function in _FUNCTIONS.items():
-    operator(_name)(_function)
+enter(_FUNCTIONS)

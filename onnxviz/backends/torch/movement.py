@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from onnxviz.backends.torch.table import CannotRun, numbers, operator, select, single, torch_type
+from onnxviz.backends.torch.table import CannotRun, enter, numbers, operator, select, single, torch_type
 
 
 @operator("Reshape")
@@ -382,5 +382,4 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "Transpose": lambda x, *, perm=None: x.permute(tuple(perm or range(x.ndim)[::-1])),
     "Trilu": lambda x, k=0, *, upper=1: (torch.triu if upper else torch.tril)(x, int(single(k))),
 }
-for _name, _function in _FUNCTIONS.items():
-    operator(_name)(_function)
+enter(_FUNCTIONS)

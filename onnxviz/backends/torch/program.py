@@ -16,8 +16,8 @@ import onnx_ir as ir
 
 from onnxviz import isolate
 from onnxviz.backends.choose import Task
-from onnxviz.errors import MissingDependency, ModelUnsuitable, ProviderUnavailable, RuntimeFailed
-from onnxviz.grad.model import Forward, forward
+from onnxviz.errors import MissingDependency, ProviderUnavailable, RuntimeFailed
+from onnxviz.grad.model import Forward, forward, independent
 from onnxviz.graph.rectifiers import rectifiers
 from onnxviz.isolate import region
 from onnxviz.runtime import providers
@@ -81,7 +81,7 @@ class TorchProgram:
             objective = values[self._graph.objective.name or ""]
             wanted = [{**tensors, **values}[value.name or ""] for value in sources.values()]
             if not objective.requires_grad:
-                raise self._unreachable(next(iter(sources)))
+                raise independent(self._what, next(iter(sources)))
             try:
                 gradients = torch.autograd.grad(objective.sum(), wanted, allow_unused=True)
             except Exception as error:
@@ -89,7 +89,7 @@ class TorchProgram:
         found = {"objective": objective}
         for name, gradient in zip(sources, gradients, strict=True):
             if gradient is None:
-                raise self._unreachable(name)
+                raise independent(self._what, name)
             found[f"{name}.gradient"] = gradient
         for name, value in self._graph.also.items():
             found[name] = {**tensors, **values}[value.name or ""]
@@ -105,12 +105,6 @@ class TorchProgram:
         if half is not None:
             tensor = tensor.to(torch_type(int(half)))
         return tensor.to(torch.float32 if value.dtype is None else torch_type(int(value.dtype)))
-
-    def _unreachable(self, name: str) -> ModelUnsuitable:
-        return ModelUnsuitable(
-            f"{self._what} does not depend on {name!r} through differentiable operators: the gradient would be zero "
-            "everywhere; choose another output, layer or input"
-        )
 
     @contextlib.contextmanager
     def _settings(self) -> Iterator[None]:

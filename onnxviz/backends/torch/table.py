@@ -23,8 +23,6 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from onnxviz.grad.table import key
-
 Function: TypeAlias = Callable[..., Any]
 Ints: TypeAlias = "Sequence[int] | None"
 CONTEXT = frozenset({"outputs", "kind", "rectifier", "run"})
@@ -36,18 +34,22 @@ _OPERATORS: dict[str, Function] = {}
 OPERATORS: Table = MappingProxyType(_OPERATORS)
 
 
-def operator(*op_types: str, domain: str = "") -> Callable[[Function], Function]:
-    """Enter a function for these operators; a second one for one of them is an error at import."""
+def enter(functions: Mapping[str, Function]) -> None:
+    """Enter functions by their operators' names; a second one for an operator is an error at import."""
+    for name, function in functions.items():
+        if name in _OPERATORS:
+            raise RuntimeError(f"two torch functions for {name}")
+        _OPERATORS[name] = function
 
-    def enter(function: Function) -> Function:
-        for op_type in op_types:
-            name = key(op_type, domain)
-            if name in _OPERATORS:
-                raise RuntimeError(f"two torch functions for {name}")
-            _OPERATORS[name] = function
+
+def operator(name: str) -> Callable[[Function], Function]:
+    """Enter a function for this operator."""
+
+    def entered(function: Function) -> Function:
+        enter({name: function})
         return function
 
-    return enter
+    return entered
 
 
 @functools.cache

@@ -251,6 +251,12 @@ def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
     return None
 
 
+def rank(value: ir.Value | None) -> int | None:
+    """How many dimensions a value has, by its constant or its shape; None where neither is there."""
+    known = None if value is None else value.shape if value.const_value is None else value.const_value.shape
+    return None if known is None else len(known)
+
+
 def weight(graph: ir.Graph, tensor: ir.TensorProtocol, name: str | None = None) -> ir.Value:
     """A new initialiser of the graph; name: the tensor's own."""
     value = ir.Value(

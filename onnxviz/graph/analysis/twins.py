@@ -24,6 +24,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxviz.graph.analysis.dataflow import constant, dependent
+from onnxviz.graph.analysis.dataflow import rank as rank_of
 from onnxviz.graph.operators import (
     BY_STATISTICS,
     CONVOLUTIONS,
@@ -160,7 +161,7 @@ def standard_nodes(node: ir.Node, fresh: Callable[[], str]) -> Iterator[onnx.Nod
     if twin.op in _EARLY:
         yield onnx.helper.make_node("Identity", names[:1], [node.outputs[0].name or ""])
         return
-    rank = _rank(twin.input(0))
+    rank = rank_of(twin.input(0))
     if twin.channels_last:
         rank = rank or 4
         turned = fresh()
@@ -169,7 +170,7 @@ def standard_nodes(node: ir.Node, fresh: Callable[[], str]) -> Iterator[onnx.Nod
     attributes = dict(twin.attributes)
     if computes(twin.op) == "matmul":
         for place, flag in enumerate(("transA", "transB")):
-            side = _rank(twin.input(place))
+            side = rank_of(twin.input(place))
             if attributes.pop(flag, 0):
                 if side is None or side < 2:
                     return
@@ -204,14 +205,6 @@ def _keeps_width(node: ir.Node) -> bool:
         return False
     sizes = [int(size) for size in weights.const_value.shape.numpy()]
     return len(sizes) == 2 and sizes[1] == 3 * sizes[0]
-
-
-def _rank(value: ir.Value | None) -> int | None:
-    if value is None:
-        return None
-    if value.const_value is not None:
-        return len(value.const_value.shape)
-    return len(value.shape) if value.shape is not None else None
 
 
 # --- which axis holds the channels ----------------------------------------------------------------
