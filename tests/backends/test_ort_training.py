@@ -18,6 +18,7 @@ from tests import networks
 from tests.backends import operator_cases as cases
 from tests.backends.ort_training_child import gradients
 from tests.backends.torch_cases import lstm_network
+from tests.grad.oracle import agree
 
 ROOT = Path(__file__).resolve().parents[2]
 CHILD = Path(__file__).with_name("ort_training_child.py")
@@ -76,16 +77,6 @@ def folder(tmp_path_factory) -> Path:
     return made
 
 
-def agree(found: np.ndarray, expected: np.ndarray) -> None:
-    """To 1e-4, or in direction where single units flip at rounding level."""
-    assert found.shape == expected.shape
-    assert found.dtype == np.float32
-    assert np.linalg.norm(expected) > 0
-    relative = np.linalg.norm(found - expected) / np.linalg.norm(expected)
-    cosine = float((found * expected).sum()) / (np.linalg.norm(found) * np.linalg.norm(expected))
-    assert relative <= 1e-4 or cosine >= 0.9999, (relative, cosine)
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_three_backends_one_answer(folder: Path, name: str) -> None:
     """ort-training, native on ONNX Runtime 1.19, and here native and torch."""
@@ -98,6 +89,7 @@ def test_three_backends_one_answer(folder: Path, name: str) -> None:
     for other in others:
         assert set(other) == {"objective", "image", "layer", "values"}
         for key, array in expected.items():
+            assert other[key].dtype == np.float32
             agree(other[key], array)
 
 

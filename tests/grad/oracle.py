@@ -9,23 +9,12 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
 from onnxviz.grad.model import gradient_model
 from tests import networks
-
-onnxruntime.set_default_logger_severity(4)
-
-
-def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+from tests.graph.running import session
 
 
 def differentiated(model: onnx.ModelProto, **options: Any) -> onnx.ModelProto:
@@ -39,6 +28,16 @@ def run(model: onnx.ModelProto, output: str, feeds: dict[str, Any]) -> np.ndarra
     """One output of a model; of the feeds those that it has an input for."""
     known = {value.name for value in model.graph.input}
     return session(model).run([output], {k: v for k, v in feeds.items() if k in known})[0]
+
+
+def agree(found: np.ndarray, expected: np.ndarray) -> None:
+    """To 1e-4, or in direction where single units flip at rounding level."""
+    assert found.shape == expected.shape
+    size = np.linalg.norm(expected)
+    assert size > 0
+    relative = float(np.linalg.norm(found - expected) / size)
+    cosine = float((found * expected).sum() / (np.linalg.norm(found) * size))
+    assert relative <= 1e-4 or cosine >= 0.9999, (relative, cosine)
 
 
 @dataclass

@@ -13,8 +13,8 @@ import onnx_ir as ir
 import pytest
 
 from onnxviz.errors import ModelUnsuitable, UnsupportedOperator
-from onnxviz.graph.analysis.probe import shapes
 from tests.grad.oracle import differentiated, session
+from tests.graph.running import shapes
 from tests.networks import Maker, from_nodes, node
 
 

@@ -7,7 +7,6 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
 
 import onnxviz
 from onnxviz.errors import UsageError
@@ -15,6 +14,7 @@ from onnxviz.grad.model import gradient_model
 from onnxviz.grad.overrides import TABLES, by_name
 from tests.grad.oracle import normal, session
 from tests.graph.test_canonical import NONE, NUMBERS, RELU, SIX
+from tests.networks import from_nodes, written
 from tests.networks import nodes as parsed
 
 
@@ -28,22 +28,10 @@ def network(six: bool, shift: float = 0.0):
         "lo": np.float32(0),
         "hi": np.float32(6),
     }
-    bounds = ["lo", "hi"] if six else []
-    op = "Clip" if six else "Relu"
-    nodes = [
-        helper.make_node("Conv", ["x", "w1", "b1"], ["c1"]),
-        helper.make_node(op, ["c1", *bounds], ["a1"]),
-        helper.make_node("Conv", ["a1", "w2", "b2"], ["c2"]),
-        helper.make_node(op, ["c2", *bounds], ["y"]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "n",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 8, 8])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 5, 4, 4])],
-        [numpy_helper.from_array(v, k) for k, v in weights.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    rectified = "Clip({}, lo, hi)" if six else "Relu({})"
+    text = f"""c1 = Conv(x, w1, b1) a1 = {rectified.format("c1")}
+    c2 = Conv(a1, w2, b2) y = {rectified.format("c2")}"""
+    model = written(text, {"x": ("N", 3, 8, 8)}, {"y": ("N", 5, 4, 4)}, weights)
     return model, {k: torch.tensor(v) for k, v in weights.items()}
 
 
@@ -106,10 +94,10 @@ def spelled(first: str, second: str, top: float | None):
     weights["slopes"] = np.full((4, 1, 1), 0.25, np.float32)
     weights |= {"w1": rng.normal(0, 1.2, (4, 3, 3, 3)).astype(np.float32)}
     weights |= {"w2": rng.normal(0, 0.6, (4, 4, 3, 3)).astype(np.float32)}
-    nodes = [helper.make_node("Conv", ["image", "w1"], ["conv1"])]
+    nodes = parsed("conv1 = Conv(image, w1)")
     for place, spelling in (("1", first), ("2", second)):
         if place == "2":
-            nodes.append(helper.make_node("Conv", ["y1", "w2"], ["conv2"]))
+            nodes += parsed("conv2 = Conv(y1, w2)")
         outer = {"": "", "x": f"conv{place}", **{name: name for name in weights}}
         for one in parsed(spelling):
             copy = onnx.NodeProto()
@@ -117,19 +105,11 @@ def spelled(first: str, second: str, top: float | None):
             copy.input[:] = [outer.get(name, f"{name}{place}") for name in one.input]
             copy.output[:] = [f"{name}{place}" for name in one.output]
             nodes.append(copy)
-    nodes += [
-        helper.make_node("GlobalAveragePool", ["y2"], ["g"]),
-        helper.make_node("Flatten", ["g"], ["logits"]),
-    ]
+    nodes += parsed("g = GlobalAveragePool(y2) logits = Flatten(g)")
     used = {name for one in nodes for name in one.input}
-    graph = helper.make_graph(
-        nodes,
-        "spelled",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, 9, 9])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 4])],
-        [numpy_helper.from_array(v, k) for k, v in weights.items() if k in used],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), weights, top
+    given = {name: array for name, array in weights.items() if name in used}
+    model = from_nodes(nodes, {"image": ("N", 3, 9, 9)}, {"logits": ("N", 4)}, given, opset=18)
+    return model, weights, top
 
 
 SPELLED = {

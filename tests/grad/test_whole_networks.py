@@ -15,17 +15,9 @@ from onnxviz import objectives
 from onnxviz.grad.model import gradient_model, value_and_gradient
 from tests import networks
 from tests.grad import torch_graph
-from tests.grad.oracle import differentiated, session
+from tests.grad.oracle import agree, differentiated, session
 
 torch.set_num_threads(1)
-
-
-def agree(found: np.ndarray, expected: np.ndarray) -> None:
-    assert found.shape == expected.shape
-    assert np.isfinite(found).all()
-    cosine = float((found * expected).sum() / (np.linalg.norm(found) * np.linalg.norm(expected)))
-    relative = float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
-    assert relative <= 1e-4 or cosine >= 0.9999, (relative, cosine)
 
 
 def differences(

@@ -6,13 +6,13 @@ import networks
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 import pytest
 from graph.hostile import array, local, model
 from onnx import TensorProto, helper
 
 import onnxviz
 from onnxviz.graph.analysis.twins import Channels, read_as
+from tests.graph.running import session
 
 WIDE = 8  # channels of the last layer
 
@@ -49,7 +49,7 @@ def test_traces_with_the_channels_last(pool):
     assert not net.layers[-2].channels_last  # (N, C)
     x = np.random.default_rng(0).random((2, 12, 12, 3), np.float32)
     proto.graph.output.append(helper.make_tensor_value_info(pooled.name, TensorProto.FLOAT, None))
-    expected = ort.InferenceSession(proto.SerializeToString()).run([pooled.name], {"image": x})[0]
+    expected = session(proto).run([pooled.name], {"image": x})[0]
     expected = expected.reshape(2, WIDE)
     pictures = list((x * 255).astype(np.uint8))
     found = onnxviz.saliency(net, x, layer=pooled.name, channel=5)

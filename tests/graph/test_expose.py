@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import networks
 import numpy as np
-import onnx
 import onnx_ir as ir
-import onnxruntime
 import pytest
 from networks import Maker, bare, tiny_cnn
 
 from onnxviz.errors import UnknownLayer
 from onnxviz.graph.open.load import load
 from onnxviz.graph.surgery import expose
-
-
-def run(model, **feeds):
-    proto = ir.to_proto(model)
-    onnx.checker.check_model(proto, full_check=True)
-    session = onnxruntime.InferenceSession(proto.SerializeToString())
-    return dict(zip([v.name for v in session.get_outputs()], session.run(None, feeds), strict=True))
+from tests.graph.running import checked
 
 
 def test_named_values_become_outputs_behind_the_models_own():
@@ -27,7 +19,7 @@ def test_named_values_become_outputs_behind_the_models_own():
     before = ir.to_proto(model).SerializeToString()
     exposed = expose(model, ["relu2", "conv1", "relu2", "prob"])
     assert [v.name for v in exposed.graph.outputs] == ["prob", "relu2", "conv1"]
-    found = run(exposed, image=np.ones((2, 3, 32, 32), np.float32))
+    found = checked(exposed, image=np.ones((2, 3, 32, 32), np.float32))
     assert found["relu2"].shape == (2, 16, 16, 16)
     assert (found["relu2"] >= 0).all()
     assert found["conv1"].min() < 0
@@ -38,13 +30,13 @@ def test_all_float_values():
     exposed = expose(load(tiny_cnn()).model)
     assert len(exposed.graph.outputs) == 10
     assert all(v.dtype == ir.DataType.FLOAT and v.shape is not None for v in exposed.graph.outputs)
-    assert run(exposed, image=np.ones((1, 3, 32, 32), np.float32))["features"].shape == (1, 16)
+    assert checked(exposed, image=np.ones((1, 3, 32, 32), np.float32))["features"].shape == (1, 16)
 
 
 def test_of_an_old_file_without_declared_types():
     exposed = expose(load(bare("squeezenet")).model)
     assert len(exposed.graph.outputs) == 66
-    run(exposed, data_0=np.ones((1, 3, 224, 224), np.float32))
+    checked(exposed, data_0=np.ones((1, 3, 224, 224), np.float32))
 
 
 @pytest.mark.parametrize("form", ["fp16", "qdq", "qoperator"])
@@ -53,7 +45,7 @@ def test_of_other_forms(form):
     dtype = np.float16 if form == "fp16" else np.float32
     coded = [one for one in model.graph if one.op_type in ("QuantizeLinear", "QLinearConv")]
     quantised = [v.name for one in coded for v in one.outputs]
-    found = run(expose(model, quantised or None), image=np.ones((1, 3, 32, 32), dtype))
+    found = checked(expose(model, quantised or None), image=np.ones((1, 3, 32, 32), dtype))
     assert len(found) > 1
     if quantised:
         assert {a.dtype for name, a in found.items() if name in quantised} <= {np.dtype("u1"), np.dtype("i1")}
@@ -62,7 +54,7 @@ def test_of_other_forms(form):
 def test_an_input_and_a_weight_can_be_outputs():
     m = Maker()
     x = m("Mul", "image", m.constant(np.float32([2, 3]), "gain"))
-    found = run(expose(load(m.model({"image": ("N", 2)}, {x: ("N", 2)})).model, ["image", "gain"]),
+    found = checked(expose(load(m.model({"image": ("N", 2)}, {x: ("N", 2)})).model, ["image", "gain"]),
                 image=np.ones((1, 2), np.float32))  # fmt: skip
     np.testing.assert_array_equal(found["gain"], [2, 3])
     np.testing.assert_array_equal(found["image"], [[1, 1]])

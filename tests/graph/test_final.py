@@ -6,13 +6,13 @@ import re
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 import pytest
 from networks import written
 
 import onnxviz
 from onnxviz.graph.head import head
 from onnxviz.graph.surgery import cut
+from tests.graph.running import session
 
 LOGITS = """sum = Conv <pads = [1, 1, 1, 1], strides = [2, 2]> (image, w) r = Relu(sum)
     mean = GlobalAveragePool(r) flat = Flatten(mean) z = Gemm <transB = 1> (flat, v, b) """
@@ -120,8 +120,7 @@ def test_every_spelling_ends_in_its_logits(activation, form):
     # The oracle: what ONNX Runtime gives for the output is that function of the logits.
     whole = ir.serde.serialize_model(cut(ir.from_proto(proto), ["z", found.output]))
     x = np.random.default_rng(0).standard_normal((2, 3, 16, 16), dtype=np.float32)
-    session = onnxruntime.InferenceSession(whole.SerializeToString())
-    rows, given = session.run(None, {"image": x})
+    rows, given = session(whole).run(None, {"image": x})
     rows = rows.astype(np.float64)
     exact = np.exp(rows) / np.exp(rows).sum(axis=1, keepdims=True)
     wanted = {"softmax": exact, "log_softmax": np.log(exact), "sigmoid": 1 / (1 + np.exp(-rows))}[activation]

@@ -6,7 +6,6 @@ import networks
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 import pytest
 from onnx import TensorProto
 
@@ -15,6 +14,7 @@ from onnxviz.errors import ModelUnsuitable
 from onnxviz.graph.float32 import real_input
 from onnxviz.synthesis.machine import Machine
 from onnxviz.synthesis.updates import Ascent
+from tests.graph.running import session
 
 SIDE = 12
 FLOAT, INT32 = TensorProto.FLOAT, TensorProto.INT32
@@ -91,8 +91,7 @@ def network(front, opset: int = 17) -> onnx.ModelProto:
 
 
 def scores(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    return session.run(None, {"image": x})[0]
+    return session(model).run(None, {"image": x})[0]
 
 
 def ascent(net, logit: int) -> Machine:

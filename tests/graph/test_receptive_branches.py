@@ -6,7 +6,6 @@ import time
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 import pytest
 from fields import check, finish, seen
 from networks import Maker, bare, light
@@ -15,6 +14,7 @@ from onnxviz.errors import UsageError
 from onnxviz.graph.layers import field, layers
 from onnxviz.graph.open.load import load
 from onnxviz.graph.surgery import expose
+from tests.graph.running import session
 
 
 def told(proto):
@@ -391,13 +391,13 @@ def test_squeezenet_against_the_oracle():
     loaded = load(proto).model
     layer = {layer.name: layer for layer in layers(loaded)}["r34"]
     model = expose(loaded, ["r34"])
-    session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString())
+    engine = session(model)
     base = np.random.default_rng(0).uniform(1, 2, (1, 3, 224, 224)).astype(np.float32)
-    before = session.run(["r34"], {"data_0": base})[0]
+    before = engine.run(["r34"], {"data_0": base})[0]
     for y, x in [(0, 0), (100, 37), (101, 60), (150, 200)]:
         bumped = base.copy()
         bumped[..., y, x] += 1e4
-        changed = (session.run(["r34"], {"data_0": bumped})[0] != before).any(axis=(0, 1))
+        changed = (engine.run(["r34"], {"data_0": bumped})[0] != before).any(axis=(0, 1))
         told = np.zeros_like(changed)
         for i in range(told.shape[0]):
             for j in range(told.shape[1]):

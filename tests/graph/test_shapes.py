@@ -7,26 +7,23 @@ import time
 import networks
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 import pytest
 from networks import LIGHT, Maker, bare, tiny_cnn
 
 from onnxviz.graph.analysis.known_values import LARGEST, fold
-from onnxviz.graph.analysis.probe import Prober, annotate, layout, shapes
+from onnxviz.graph.analysis.probe import Prober, annotate, layout
 from onnxviz.graph.open.load import load
 from onnxviz.graph.surgery import expose
+from tests.graph.running import outputs, shapes
 
 
 def agree(proto, *feeds, size=None):
     """Every inferred shape, with symbols filled in, is that of the value that ONNX Runtime computes."""
     model = load(proto).model
-    told = shapes(model, size=size)
-    session = onnxruntime.InferenceSession(ir.to_proto(expose(model)).SerializeToString())
-    names = [value.name for value in session.get_outputs()]
+    told, every = shapes(model, size=size), expose(model)
     for feed in feeds:
         batch, _, height, width = feed.shape
-        found = dict(zip(names, session.run(None, {session.get_inputs()[0].name: feed}), strict=True))
-        for name, value in found.items():
+        for name, value in outputs(every, **{every.graph.inputs[0].name: feed}).items():
             filled = tuple(value_of(dim, batch, height, width) for dim in told[name])
             assert filled == value.shape, f"{name}: told {told[name]}"
     return told

@@ -8,7 +8,6 @@ import networks
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime
 import pytest
 from networks import LIGHT, Maker, light, tiny_cnn
 
@@ -17,14 +16,7 @@ from onnxviz.graph.dynamic_batch import free_batch
 from onnxviz.graph.open.load import load
 from onnxviz.graph.picture_sizes import free_size
 from onnxviz.graph.surgery import cut
-
-
-def session(model):
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 2
-    options.log_severity_level = 3
-    proto = model if isinstance(model, onnx.ModelProto) else ir.to_proto(model)
-    return onnxruntime.InferenceSession(proto.SerializeToString(), options)
+from tests.graph.running import session
 
 
 def same_in_batches(proto, shape, count=3, dtype=np.float32, tolerance=1e-5):

@@ -6,7 +6,6 @@ import networks
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime
 import pytest
 from networks import Maker, bare, tiny_cnn
 
@@ -16,16 +15,14 @@ from onnxviz.graph.open.load import load
 from onnxviz.graph.reduce import appended
 from onnxviz.graph.surgery import add_outputs, declare_outputs
 from onnxviz.graph.tape import PORTABLE, Tape
+from tests.graph.running import checked
 
 NEWEST = 23  # the newest opset that both this onnx and the oldest ONNX Runtime of the tests know
 
 
 def run(model, **feeds):
     declare_outputs(model)
-    proto = ir.to_proto(model)
-    onnx.checker.check_model(proto, full_check=True)
-    session = onnxruntime.InferenceSession(proto.SerializeToString())
-    return dict(zip([v.name for v in session.get_outputs()], session.run(None, feeds), strict=True))
+    return checked(model, **feeds)
 
 
 def relu(opset):

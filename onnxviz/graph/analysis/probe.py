@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from onnxviz.errors import ModelRejected, ModelUnsuitable, UsageError
 from onnxviz.graph.analysis import known_values, twins
-from onnxviz.graph.analysis.dataflow import constant, flat, image_input
+from onnxviz.graph.analysis.dataflow import constant, image_input
 from onnxviz.graph.analysis.twins import read_as
 from onnxviz.graph.operators import computes
 from onnxviz.graph.shapes import infer_shapes
@@ -76,7 +76,7 @@ class Facts:
         return None if value is None else self.values.get(value.name or "")
 
 
-def layout(value: ir.Value, functions: Mapping[ir.OperatorIdentifier, ir.Function] | None = None) -> Layout:
+def layout(value: ir.Value) -> Layout:
     """Where the image input has its batch, channels, height and width: as was settled when the model was opened, or
     as its first convolution or pool takes it; where nothing does, by its sizes (see `InputSpec`)."""
     rank = len(value.shape) if value.shape is not None else 0
@@ -85,7 +85,7 @@ def layout(value: ir.Value, functions: Mapping[ir.OperatorIdentifier, ir.Functio
     first = rank - 3  # the channel axis of (C, H, W) or (N, C, H, W)
     settled = value.meta.get(SETTLED)
     if settled is None:
-        read = read_as(value, functions)
+        read = read_as(value)
         last = (
             read.axis == rank - 1 if read is not None and read.axis in (first, rank - 1) else by_size(value)
         )
@@ -292,25 +292,6 @@ UNKNOWN_RANK: Symbolic = ("...",)
 """The shape of a value of which not even the rank can be told."""
 
 
-def shapes(
-    model: ir.Model,
-    input: str | None = None,
-    size: Size | None = None,
-) -> dict[str, Symbolic]:
-    """The shape of every value, by name.
-
-    input    the image input's name; None: the only one
-    size     (height, width) in pixels in place of what the file declares
-    returns  for each named value a tuple of sizes; an open batch is 'N' (or '49N'), an open height and
-             width 'H', 'W' and their parts, as 'H/4'; UNKNOWN for a single dimension and UNKNOWN_RANK
-             for a whole shape that cannot be told
-    raises   ModelUnsuitable where no image input can be chosen, ModelRejected where inference fails
-    """
-    model = flat(model)
-    prober = Prober(model, image_input(model, input))
-    return symbolic(prober, *probes(prober, size))
-
-
 def probes(prober: Prober, size: Size | None = None) -> tuple[Facts, Facts | None, Facts | None]:
     """Facts as the file stands; the same at another batch and at another size, where these are open."""
     base = prober.facts(size=size)
@@ -328,7 +309,11 @@ def probes(prober: Prober, size: Size | None = None) -> tuple[Facts, Facts | Non
 def symbolic(
     prober: Prober, base: Facts, by_batch: Facts | None, by_size: Facts | None
 ) -> dict[str, Symbolic]:
-    """The shapes of `base`, with a symbol for what differs in the other two."""
+    """The shape of every named value: those of `base`, with a symbol for what differs in the other two.
+
+    An open batch is 'N' (or '49N'), an open height and width 'H', 'W' and their parts, as 'H/4'; UNKNOWN stands for
+    a single dimension and UNKNOWN_RANK for a whole shape that cannot be told.
+    """
     graph = prober.model.graph
     names = [v.name for v in (*graph.inputs, *graph.initializers.values()) if v.name]
     names += [v.name for node in graph for v in node.outputs if v.name]
@@ -384,10 +369,10 @@ def _symbol(
     return UNKNOWN
 
 
-def annotate(model: ir.Model, input: str | None = None) -> None:
+def annotate(model: ir.Model) -> None:
     """Write element types and shapes onto the values that have none; open dimensions stay open. Edits `model`."""
     try:
-        image = image_input(model, input)
+        image = image_input(model)
     except ModelUnsuitable:  # several inputs and none chosen: any will do to learn the types
         if not model.graph.inputs:
             return

@@ -16,6 +16,7 @@ from onnxviz.errors import OnnxVizError
 from onnxviz.graph.open.load import load
 from tests.graph import hostile
 from tests.graph.hostile import array, choice, ints, local, refused
+from tests.graph.running import session
 
 ROOT = Path(__file__).resolve().parents[3]
 X = np.random.default_rng(0).normal(size=(2, 4, 8, 8)).astype(np.float32)
@@ -149,12 +150,6 @@ def variant(name, what, new):
     if isinstance(what, str):
         return model(name, inputs, {**attributes, what: new})
     return model(name, [*inputs[:what], new, *inputs[what + 1 :]], attributes)
-
-
-def session(proto):
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def runs(proto):
