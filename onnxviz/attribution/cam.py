@@ -27,7 +27,7 @@ from onnxviz.progress import Progress, Shown, told
 from onnxviz.provenance import recorded
 
 if TYPE_CHECKING:
-    from onnxviz.attribution.masks import Swept
+    from onnxviz.attribution.occlusion import Swept
     from onnxviz.attribution.result import Attribution
 
 
@@ -242,7 +242,7 @@ def score_cam(
     returns       raw: of each layer's channels, (n, C) float32, summing to 1; 0 for channels that mark nothing. n is
                   less than N where Ctrl-C ended it
     """
-    from onnxviz.attribution.masks import sweep
+    from onnxviz.attribution.occlusion import sweep
     from onnxviz.graph import occlude
 
     score = Measure(net, aim, probable=False)

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from onnxviz.attribution import flipping
-from onnxviz.attribution.masks import FILLS
 from onnxviz.attribution.methods import METHODS, chosen, each_once
-from onnxviz.attribution.occlusion import occlusion
+from onnxviz.attribution.occlusion import FILLS, occlusion
 from onnxviz.attribution.rise import rise
 from onnxviz.attribution.sheet import attributions
 from onnxviz.attribution.targets import Measure, Target, Targets, parse

@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from onnxviz.attribution.masks import filling, sweep
 from onnxviz.attribution.methods import each_once
+from onnxviz.attribution.occlusion import filling, sweep
 from onnxviz.attribution.targets import Measure
 from onnxviz.errors import UsageError, near
 from onnxviz.graph import occlude

@@ -90,10 +90,10 @@ class Attributions(Result):
         return [self._page(start) for start in range(0, len(self.grid), _ON_A_PAGE)]
 
     def _page(self, start: int) -> Image.Image:
-        from onnxviz.figures.method_sheet import draw
+        from onnxviz.figures.draw import draw_sheet
 
         end = start + _ON_A_PAGE
-        return draw(self.grid[start:end], names=self.names[start:end])
+        return draw_sheet(self.grid[start:end], names=self.names[start:end])
 
     def table(self) -> dict[str, list[Any]]:
         """A row for each picture and method: picture, method, target, label, score, and the map's sum and range."""

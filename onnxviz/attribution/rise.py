@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from onnxviz.attribution.masks import filling, finished, sweep
+from onnxviz.attribution.occlusion import filling, finished, sweep
 from onnxviz.attribution.result import Attribution
 from onnxviz.attribution.targets import Channel, Measure, Measured, Neuron, Target, parse
 from onnxviz.errors import UsageError, at_least, one_of
@@ -59,7 +59,7 @@ def rise(
                   seeds correlate 0.93 at 1000 masks, 0.96 at 2000, 0.98 at 4000
     grid          cells along each side of the coarse grid
     probability   the chance that a cell shows, over 0 and under 1
-    fill          what shows through where the image does not (`attribution.masks.filling`); 'zero' is the paper's
+    fill          what shows through where the image does not (`attribution.occlusion.filling`); 'zero' is the paper's
     divide        coverage   by how often each pixel really showed (the sum of the masks there)
                   paper      by masks × probability, how often it shows on average, as the paper's equation 6 does.
                              Both estimate the same number; this one also carries the chance differences in

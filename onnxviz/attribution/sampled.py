@@ -242,7 +242,7 @@ def expected_gradients(job: Job, *, samples: int = 100, baselines: Any = None) -
     baselines   a folder, or pictures, to draw baselines from (at most 64 of them are read); None: noise with the
                 picture's own mean and deviation for each colour
     """
-    from onnxviz.attribution.masks import filling
+    from onnxviz.attribution.occlusion import filling
 
     samples = at_least("samples", samples, 1)
     rng = np.random.default_rng([job.seed, 0])
@@ -316,7 +316,7 @@ def _filled(job: Job, number: int, name: str) -> np.ndarray:
     if name == "black":
         black = job.net.preprocessing.normalise(np.zeros_like(picture)[None])
         return black.astype(np.float32, copy=False)
-    from onnxviz.attribution.masks import FILLS, filling
+    from onnxviz.attribution.occlusion import FILLS, filling
 
     if name not in FILLS:
         named = ("black", *FILLS)

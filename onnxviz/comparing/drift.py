@@ -129,7 +129,7 @@ class Drift:
 
     def sheet(self, method: str) -> Image.Image | None:
         """The worst pictures side by side, A's map and B's; None where there are none."""
-        from onnxviz.figures.method_sheet import draw
+        from onnxviz.figures.draw import draw_sheet
 
         rows = self.worst.get(method)
         if not rows:
@@ -139,7 +139,7 @@ class Drift:
              for one, whose, read in zip(pair, "AB", map(caption, pair), strict=True)]
             for pair in rows
         ]  # fmt: skip
-        return draw(grid, names=self.names[method])
+        return draw_sheet(grid, names=self.names[method])
 
 
 def drift(

@@ -11,7 +11,7 @@ from scipy.signal import convolve2d
 import onnxviz
 from onnxviz.attribution import faithfulness as module
 from onnxviz.attribution import flipping
-from onnxviz.attribution.masks import filling
+from onnxviz.attribution.occlusion import filling
 from onnxviz.attribution.targets import Measure, parse
 from onnxviz.errors import ImageRejected, UnknownLabel, UsageError
 from onnxviz.progress import Interrupted

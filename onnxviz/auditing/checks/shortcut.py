@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-from onnxviz.attribution.masks import _blurred
+from onnxviz.attribution.occlusion import _blurred
 from onnxviz.auditing.finding import Check, Evidence, Finding, Rule, Severity, check
 from onnxviz.auditing.statistics import Share
 from onnxviz.auditing.subject import Subject, spread
