@@ -12,6 +12,7 @@ import numpy as np
 #: Of the standard normal distribution, for limits of 95 %.
 _DEVIATE: Final = 1.959963984540054
 _BINS: Final = 15
+_PIECE: Final = 1 << 18  # numbers that are taken in double precision at a time
 
 
 @dataclass(frozen=True)
@@ -134,12 +135,13 @@ class Likeness:
 
     def add(self, a: np.ndarray, b: np.ndarray) -> None:
         """The next piece of both, of one shape."""
-        x, y = a.reshape(-1).astype(np.float64, copy=False), b.reshape(-1).astype(np.float64, copy=False)
-        d = x - y
-        self.signal += float(x @ x)
-        self.other += float(y @ y)
-        self.noise += float(d @ d)
-        self.product += float(x @ y)
+        for start in range(0, a.size, _PIECE):
+            x, y = (one.reshape(-1)[start : start + _PIECE].astype(np.float64, copy=False) for one in (a, b))
+            d = x - y
+            self.signal += float(x @ x)
+            self.other += float(y @ y)
+            self.noise += float(d @ d)
+            self.product += float(x @ y)
 
     @property
     def sqnr(self) -> float:

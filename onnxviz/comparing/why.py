@@ -400,11 +400,13 @@ class _Sums:
         self._below += int(np.count_nonzero(x < least - step / 2))
         self._above += int(np.count_nonzero(x > most + step / 2))
         first, last = own.ends
-        self._steps = max(self._steps, round(float((-y / step).max())))
+        codes = y / step
+        self._steps = max(self._steps, round(-float(codes.min())))
         self._waste = max(self._waste, float(np.max(-low / np.maximum(high - low, 1e-30))))
         if self._seen is not None:
-            codes = np.clip(np.rint(y / step) + zero_point, first, last).astype(np.int64)
-            self._seen[codes.reshape(-1) - first] = True
+            np.rint(codes, out=codes)
+            codes += zero_point - first
+            self._seen[np.clip(codes, 0, last - first, out=codes).astype(np.int32).reshape(-1)] = True
 
     def figures(self) -> LayerFigures:
         if not self._count:
