@@ -384,21 +384,11 @@ def test_names_that_are_taken_are_left_to_their_owners():
 
 
 @pytest.fixture(scope="module")
-def bundled(cat, tmp_path_factory):
+def bundled(cat):
     """EfficientNet-Lite0 in QDQ form, calibrated on the cat itself."""
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
-
     net = onnxviz.load("efficientnet-lite0", provider="cpu")
-
-    class Reader(CalibrationDataReader):
-        left = iter([{"image": net.prepare([cat])}])
-
-        def get_next(self):
-            return next(self.left, None)
-
-    after = tmp_path_factory.mktemp("quantised") / "q.onnx"
-    quantize_static(resolve("efficientnet-lite0"), after, Reader(), quant_format=QuantFormat.QDQ)
-    return net, onnxviz.load(after.read_bytes(), preprocess=net.preprocessing, provider="cpu")
+    int8 = networks.by_ort(onnx.load(resolve("efficientnet-lite0")), [net.prepare([cat])])
+    return net, onnxviz.load(int8, preprocess=net.preprocessing, provider="cpu")
 
 
 def test_the_bundled_network_in_int8(bundled, cat):

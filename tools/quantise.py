@@ -109,7 +109,7 @@ def calibrate(model: onnx.ModelProto, arrays: np.ndarray) -> Any:
         path = Path(folder) / "model.onnx"
         onnx.save(prepared, path)
         calibrator = create_calibrator(path, None, str(Path(folder) / "augmented.onnx"))
-        calibrator.collect_data(_Reader(_feeds(prepared.graph.input[0], arrays)))
+        calibrator.collect_data(Reader(_feeds(prepared.graph.input[0], arrays)))
         return calibrator.compute_data()
 
 
@@ -184,7 +184,7 @@ def _with_float_weights(int8: onnx.ModelProto, model: onnx.ModelProto) -> onnx.M
     return int8
 
 
-class _Reader:
+class Reader:
     """Feeds, as ONNX Runtime's calibrators ask for them."""
 
     def __init__(self, feeds: Iterable[Mapping[str, np.ndarray]]) -> None:

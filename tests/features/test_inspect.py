@@ -5,13 +5,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from onnxruntime.quantization import (
-    CalibrationDataReader,
-    QuantFormat,
-    QuantType,
-    quantize_dynamic,
-    quantize_static,
-)
+from onnxruntime.quantization import QuantType, quantize_dynamic
 
 import onnxviz
 from onnxviz import tables
@@ -87,12 +81,10 @@ def test_what_an_int8_file_is(form):
 
 
 @pytest.mark.parametrize(("per_channel", "kind"), [(True, QuantType.QInt8), (False, QuantType.QInt16)])
-def test_granularity_and_symmetry_are_told(per_channel, kind, tmp_path):
-    files = [tmp_path / name for name in ("before.onnx", "after.onnx")]
-    onnx.save(relu6_network(), files[0])
+def test_granularity_and_symmetry_are_told(per_channel, kind):
+    noise = np.random.default_rng(0).standard_normal((2, 1, 3, 16, 16), np.float32)
     options = {"per_channel": per_channel, "activation_type": kind, "weight_type": kind}
-    quantize_static(*files, Reader(), quant_format=QuantFormat.QDQ, **options)
-    held = _opened(onnx.load(files[1])).quantisation
+    held = _opened(networks.by_ort(relu6_network(), noise, **options)).quantisation
     codes = kind.name[1:].lower()
     assert {one.codes for one in held.activations.values()} == {codes}
     convolutions = [one for one in held.weights.values() if one.scale.size > 1]
@@ -102,17 +94,6 @@ def test_granularity_and_symmetry_are_told(per_channel, kind, tmp_path):
     if kind == QuantType.QInt16:
         (one, *_) = [one for one in held.activations.values() if one.symmetric is False]
         assert one.zero.item() != 0
-
-
-class Reader(CalibrationDataReader):
-    """Two pictures of noise."""
-
-    def __init__(self) -> None:
-        rng = np.random.default_rng(0)
-        self.feeds = iter([{"image": rng.standard_normal((1, 3, 16, 16), np.float32)} for _ in range(2)])
-
-    def get_next(self):
-        return next(self.feeds, None)
 
 
 def test_ranges_that_are_measured_have_no_numbers(tmp_path):

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -157,31 +154,13 @@ def test_integer_values_are_refused() -> None:
 # --- rectifiers in the ranges of quantisers -------------------------------------------------------
 
 
-def _quantise(source: onnx.ModelProto, pictures: np.ndarray, form: str, **options) -> onnx.ModelProto:
-    """Quantised by ONNX Runtime, calibrated on these pictures."""
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
-
-    class Reader(CalibrationDataReader):
-        def __init__(self) -> None:
-            self.feeds = iter([{source.graph.input[0].name: one[None]} for one in pictures])
-
-        def get_next(self):
-            return next(self.feeds, None)
-
-    with tempfile.TemporaryDirectory() as folder:
-        before, after = Path(folder) / "before.onnx", Path(folder) / "after.onnx"
-        onnx.save(source, before)
-        quantize_static(before, after, Reader(), quant_format=QuantFormat[form], **options)
-        return onnx.load(after)
-
-
 @whole_sums
 @pytest.mark.parametrize("form", ["QDQ", "QOperator"])
 def test_variants_of_the_bundled_network(form: str, net, cat) -> None:
     """The ReLU6 of all 33 layers lives in ranges; guided and deconvnet are close to the float file's."""
     x = net.prepare(cat)
     source = onnx.load(catalogue.resolve("efficientnet-lite0"))
-    int8 = onnxviz.load(_quantise(source, x, form, per_channel=True), preprocess=net.preprocessing)
+    int8 = onnxviz.load(networks.by_ort(source, [x], form, per_channel=True), preprocess=net.preprocessing)
     objective = onnxviz.objectives.logit(285)
     for rules, least in (("guided", 0.85), ("deconvnet", 0.95)):
         maps = []
@@ -196,7 +175,7 @@ def _ranks(source: onnx.ModelProto, **options) -> list[str]:
     """The operators in front of the quantisers that count as rectifiers, in the order of the graph."""
     shape = [d.dim_value or 2 for d in source.graph.input[0].type.tensor_type.shape.dim]
     pictures = np.random.default_rng(0).standard_normal((3, *shape[1:])).astype(np.float32)
-    found = normalise(ir.from_proto(_quantise(source, pictures, "QDQ", **options)))
+    found = normalise(ir.from_proto(networks.by_ort(source, pictures[:, None], **options)))
     return [one.inputs[0].producer().op_type if one.op_type == "QuantizeLinear" else one.op_type
             for one in rectifiers.rectifiers(found)]  # fmt: skip
 
@@ -227,7 +206,9 @@ def test_only_ranges_behind_what_can_be_negative() -> None:
 def test_variants_of_ranges_on_both_backends(rules: str, symmetric: bool) -> None:
     source = _branches()
     x = np.random.default_rng(0).standard_normal((3, 3, 10, 10)).astype(np.float32)
-    model = _quantise(source, x, "QDQ", per_channel=True, extra_options={"ActivationSymmetric": symmetric})
+    model = networks.by_ort(
+        source, x[:, None], per_channel=True, extra_options={"ActivationSymmetric": symmetric}
+    )
     found = []
     for proto, backend in ((source, "native"), (model, "native"), (model, "torch")):
         net = onnxviz.load(proto, preprocess="imagenet", backend=backend)

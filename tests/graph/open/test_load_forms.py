@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 import onnxviz
 from onnxviz.graph.open.load import load
 from onnxviz.objectives import logit
+from tests import networks
 from tests.graph import hostile
 from tests.graph.hostile import X, array, choice, ints, local, model, proto, refused, same, weights
 
@@ -68,19 +69,9 @@ def test_half_precision():
 
 
 @pytest.mark.parametrize("form", ["QDQ", "QOperator"])
-def test_quantised_models(form, tmp_path):
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
-
-    class Reader(CalibrationDataReader):
-        def __init__(self):
-            self.rows = iter([{"x": X}])
-
-        def get_next(self):
-            return next(self.rows, None)
-
-    source, target = hostile.save(hostile.network(), tmp_path), tmp_path / "q.onnx"
-    quantize_static(source, target, Reader(), quant_format=getattr(QuantFormat, form))
-    loaded = load(target)
+def test_quantised_models(form):
+    target = networks.by_ort(hostile.network(), [X], form)
+    loaded = load(target.SerializeToString())
     operators = {node.op_type for node in loaded.model.graph}
     assert ("QLinearConv" if form == "QOperator" else "DequantizeLinear") in operators
     same(loaded, target)
