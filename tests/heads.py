@@ -166,3 +166,11 @@ def _of_places(model: onnx.ModelProto) -> onnx.ModelProto:
     """Its first output holds whole numbers."""
     model.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
     return model
+
+
+def two() -> onnx.ModelProto:
+    """Two outputs that look like class scores, 'first' of five and 'second' of seven."""
+    m = Maker()
+    x = pooled(m)
+    one, other = linear(m, x, 5), linear(m, x, 7)
+    return finished(m, renamed(m, one, "first"), renamed(m, other, "second"))

@@ -437,16 +437,9 @@ def test_probabilities_that_only_running_can_tell_whatever_their_name():
 # --- which output ---------------------------------------------------------------------------------
 
 
-def two_heads():
-    m = heads.Maker()
-    x = heads.pooled(m)
-    one, two = heads.linear(m, x, 5), heads.linear(m, x, 7)
-    return heads.finished(m, heads.renamed(m, one, "first"), heads.renamed(m, two, "second"))
-
-
 @pytest.mark.parametrize(("name", "index"), [("first", 0), ("second", 1)])
 def test_an_output_is_chosen_when_opening_and_for_one_call(name, index):
-    proto = two_heads()
+    proto = heads.two()
     net = opened(proto)
     with pytest.raises(ModelUnsuitable, match='output="first"'):
         net.predict(photo())
@@ -466,9 +459,9 @@ def test_an_output_is_chosen_when_opening_and_for_one_call(name, index):
 
 def test_an_output_that_there_is_not():
     with pytest.raises(UnknownLayer, match="no output named 'third'.*'first', 'second'"):
-        opened(two_heads(), output="third")
+        opened(heads.two(), output="third")
     with pytest.raises(UnknownLayer, match="no output named"):
-        onnxviz.saliency(opened(two_heads()), photo(), output="firts")
+        onnxviz.saliency(opened(heads.two()), photo(), output="firts")
 
 
 # --- the same objectives forwards -----------------------------------------------------------------

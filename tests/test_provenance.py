@@ -11,8 +11,8 @@ from PIL import Image
 
 import onnxviz
 from onnxviz.cli.main import run
-from onnxviz.progress import Interrupted
 from tests import toys
+from tests.stopped import stopped
 
 
 @pytest.fixture(scope="module")
@@ -115,13 +115,10 @@ def test_a_stream_keeps_one_digest_of_the_set_whatever_the_batch(files, toy) -> 
 
 
 def test_what_was_interrupted_is_signed_too(files, toy, monkeypatch) -> None:
-    def stop(done, *_):
-        if done >= 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(Interrupted) as stopped:
-        onnxviz.occlusion(toy, files / "photos" / "wide.png", window=4, stride=4, batch=1, progress=stop)
-    assert stopped.value.partial.manifest["pictures"][0]["sha256"] == sha(files / "photos" / "wide.png")
+    wide = files / "photos" / "wide.png"
+    given = {"window": 4, "stride": 4, "batch": 1}
+    partial = stopped(onnxviz.occlusion, toy, wide, when=lambda done, *_: done >= 2, **given)
+    assert partial.manifest["pictures"][0]["sha256"] == sha(wide)
 
 
 def test_the_command_line_stands_in_the_manifest_as_it_was_given(files, tmp_path, capsys) -> None:

@@ -29,26 +29,19 @@ def call(shell):
     return outcome
 
 
-def two_heads():
-    m = heads.Maker()
-    x = heads.pooled(m)
-    one, two = heads.linear(m, x, 5), heads.linear(m, x, 7)
-    return heads.finished(m, heads.renamed(m, one, "first"), heads.renamed(m, two, "second"))
-
-
 def test_predict_names_the_option_and_takes_it(call):
-    said = call("predict", two_heads())
+    said = call("predict", heads.two())
     assert said.code == 3 and '--output "first"' in said.err
-    said = call("predict", two_heads(), "--output", "second", "--json", "--top", "7")
+    said = call("predict", heads.two(), "--output", "second", "--json", "--top", "7")
     assert said.code == 0 and len(said.json["images"][0]["top"]) == 7
     assert said.json["manifest"]["output"]["name"] == "second"
-    said = call("predict", two_heads(), "--output", "secnod")
+    said = call("predict", heads.two(), "--output", "secnod")
     assert said.code in (2, 3) and "did you mean 'second'" in said.err
 
 
 @pytest.mark.parametrize("command", ["saliency", "cam", "occlusion", "rise", "segment"])
 def test_every_explaining_command_takes_an_output(call, command):
-    said = call(command, two_heads(), "--output", "second", "--json")
+    said = call(command, heads.two(), "--output", "second", "--json")
     assert said.code == 0 and said.json["manifest"]["output"]["name"] == "second"
 
 
@@ -96,7 +89,7 @@ def test_one_score_everywhere(call):
 
 
 def test_inspect_tells_what_each_output_was_found_to_be(call):
-    said = call("inspect", two_heads(), "--output", "second")
+    said = call("inspect", heads.two(), "--output", "second")
     assert said.code == 0 and "'first' (N, 5): taken for 5 classes" in said.out
     (meaning,) = call("inspect", heads.row(5, end="Softmax"), "--json").json["output_meanings"]
     expected = {"kind": "classes", "activation": "softmax", "classes": 5, "told": True}
