@@ -1,16 +1,23 @@
 """Explainers held to the techniques on arrays, of networks in every form, and what stands in the file."""
 
 import json
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import heads
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from PIL import Image
 from processors import needs_whole_sums
 
 import onnxviz
 from onnxviz.attribution.methods import METHODS
+from onnxviz.cli import acts
+from onnxviz.cli.main import run as command_line
 from onnxviz.errors import ModelUnsuitable, OnnxVizError, UnknownLabel, UnknownLayer, UsageError
 from tests import networks
 from tests.attribution import pieces as attribution
@@ -286,3 +293,39 @@ def test_bytes_that_the_network_computes_with_are_refused():
     net = opened(m.model({"image": ("N", 3, 32, 32)}, {x: ("N", 4)}, onnx.TensorProto.UINT8))
     with pytest.raises(ModelUnsuitable, match="BitShift"):
         onnxviz.explainer_model(net)
+
+
+# --- docs/explainer.md ----------------------------------------------------------------------------
+
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "explainer.md").read_text(encoding="utf-8")
+
+
+def test_the_python_code_runs_on_onnx_runtime_alone(tmp_path, photo_files):
+    command = re.search(r"```sh\nonnxviz (.*?)\n```", DOCUMENT, flags=re.S)[1].split()
+    command[command.index("-o") + 1] = str(tmp_path / "explainer.onnx")
+    assert command_line([*command, "--quiet"]) == 0
+    with Image.open(photo_files[0]) as photo:
+        photo.save(tmp_path / "photo.jpg", quality=95)
+    code = re.search(r"```python\n(.*?)```", DOCUMENT, flags=re.S)[1]
+    assert "onnxviz." not in code.replace('"onnxviz.labels"', "")
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.match(r"Egyptian cat  \d\d\.\d%", done.stdout)
+    with Image.open(tmp_path / "heat.png") as heat:
+        assert heat.size == (224, 224)
+        assert heat.getextrema()[1] == 255
+
+
+def test_every_technique_and_output_is_named(net):
+    named = re.search(r"`--technique` is (.*?); `--layer`", DOCUMENT, flags=re.S)[1]
+    assert re.findall(r"`([^`]+)`", named) == TECHNIQUES
+    assert acts.methods() == TECHNIQUES  # what `gradient --help` lists
+    for technique in TECHNIQUES:
+        text = onnxviz.explainer_model.__doc__
+        assert re.search(rf"[ \n]{re.escape(technique)}(,|\.| or|\n)", text), technique
+    model = onnxviz.explainer_model(net, "grad-cam", target="fed")
+    listed = re.findall(r"^\| (in|out) \| `(\w+)`", DOCUMENT, flags=re.M)
+    assert [name for kind, name in listed if kind == "in"] == [value.name for value in model.graph.input]
+    assert [name for kind, name in listed if kind == "out"] == [value.name for value in model.graph.output]

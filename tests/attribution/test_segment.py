@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from networks import Maker
@@ -139,3 +141,56 @@ def test_a_tiny_picture_is_cut_too(toy) -> None:
     found = onnxviz.segment(toy, toys.photo(), target=0, method="saliency")
     assert found.values.shape == (12, 12)
     assert found.mask[4:8, 6:10].any()
+
+
+# --- the minimal cut, held to a search through all labellings ---------------------------------
+
+
+def grid(height: int, width: int, cost: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Four neighbours, each pair with its own cost."""
+    at = np.arange(height * width).reshape(height, width)
+    a = np.concatenate([at[:, :-1].ravel(), at[:-1].ravel()])
+    b = np.concatenate([at[:, 1:].ravel(), at[1:].ravel()])
+    return [(a, b, cost[: len(a)])]
+
+
+def energy(mask: np.ndarray, odds: np.ndarray, links) -> float:
+    total = odds[~mask].clip(min=0).sum() + (-odds[mask]).clip(min=0).sum()
+    for a, b, cost in links:
+        total += cost[mask.ravel()[a] != mask.ravel()[b]].sum()
+    return float(total)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_labelling_costs_less(seed) -> None:
+    rng = np.random.default_rng(seed)
+    odds = rng.normal(0, 2, (3, 4)).round(2)
+    links = grid(3, 4, rng.uniform(0, 2, 17).round(2))
+    found = segment.minimal_cut(odds, links)
+    others = (np.reshape(labels, (3, 4)) for labels in itertools.product([False, True], repeat=12))
+    least = min(energy(labels, odds, links) for labels in others)
+    assert energy(found, odds, links) == pytest.approx(least, abs=1e-6)
+
+
+def test_a_hint_is_enough_for_an_object_of_another_colour() -> None:
+    picture, wanted = disc()
+    y, x = np.mgrid[:SIDE, :SIDE]
+    distance = np.hypot(y - 19, x - 26)  # a little beside the middle
+    mask, rounds = segment.grab(picture, 1.5 - distance / 8, distance < 2, distance > 30)
+    assert (mask != wanted).mean() < 0.01
+    assert 1 <= rounds <= 5
+
+
+def test_pixels_that_are_sure_stay_so() -> None:
+    sure, never = np.zeros((2, SIDE, SIDE), bool)
+    sure[2:5, 2:5] = never[18:22, 26:30] = True
+    mask, _ = segment.grab(disc()[0], np.zeros((SIDE, SIDE)), sure, never)
+    assert mask[sure].all()
+    assert not mask[never].any()
+
+
+def test_a_picture_of_one_colour_is_cut_by_a_strong_prior() -> None:
+    flat = np.full((20, 20, 3), 90, np.uint8)
+    prior = np.where(np.arange(20)[None] < 8, 9.0, -9.0) * np.ones((20, 1))
+    mask, _ = segment.grab(flat, prior, prior > 99, prior < -99)
+    np.testing.assert_array_equal(mask[5], np.arange(20) < 8)

@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from onnxviz.attribution import occlusion, rise
+from onnxviz.attribution.methods import METHODS
 from onnxviz.attribution.result import Attribution
 from onnxviz.errors import UsageError
 from onnxviz.figures import draw as drawing
 from onnxviz.figures import grids
 from onnxviz.figures.draw import cell, draw_sheet
 from onnxviz.figures.heat import bare, over, smoothed
-from tests.figures.captions import CAPTIONS
 
+CAPTIONS = {name: row.caption for name, row in METHODS.items()}
+CAPTIONS |= {"occlusion": occlusion.CAPTION, "rise": rise.CAPTION}
 PHOTO = np.full((64, 64, 3), 128, np.uint8)
 BOX = {"top": 16, "left": 32, "bottom": 32, "right": 48}
 

@@ -20,10 +20,14 @@ from onnxviz.figures.grids import (
     as_image,
     caption,
     columns_for,
+    framed,
+    measured,
+    mosaic,
     page,
     rows,
     scaled,
     side_by_side,
+    square,
     tiles,
 )
 from onnxviz.figures.heat import MAPS
@@ -326,3 +330,52 @@ def test_a_narrow_sheet_has_room_for_what_is_said_above():
     assert len(set(heights)) >= 6
     assert page([]).size == (2 * MARGIN, 2 * MARGIN)
     assert heights == sorted(heights)
+
+
+# --- cells, some of which stay empty ----------------------------------------------------------
+
+RED, BLUE = (200, 0, 0), (0, 0, 200)
+
+
+def test_each_picture_is_in_its_cell_and_the_others_stay_white():
+    drawn = np.asarray(mosaic({0: flat(40, 40, RED), 5: flat(40, 40, BLUE)}, rows=2, columns=3, edge=30))
+    assert drawn.shape == (60, 90, 3)
+    assert drawn[15, 15].tolist() == list(RED)
+    assert drawn[45, 75].tolist() == list(BLUE)
+    drawn = drawn.copy()
+    drawn[:30, :30] = drawn[30:, 60:] = 255
+    assert (drawn == 255).all()
+
+
+def test_a_frame_surrounds_its_picture_only():
+    drawn = np.asarray(mosaic({0: flat(40, 40, RED), 1: flat(40, 40, RED)}, 1, 2, 50, {1: BLUE}))
+    assert not (drawn[:, :50] == np.array(BLUE)).all(axis=2).any()
+    right = (drawn[:, 50:] == np.array(BLUE)).all(axis=2)
+    assert right[25].sum() >= 4  # both sides
+    assert drawn[25, 75].tolist() == list(RED)
+
+
+def test_a_picture_that_is_gone_is_crossed_out():
+    blank = np.asarray(square(None, 40))
+    assert (blank == 255).all(axis=2).any()
+    assert (blank != 255).any()
+    assert np.asarray(mosaic({0: None}, 1, 1, 40)).min() < 255
+
+
+def test_the_middle_of_a_wide_picture_is_shown():
+    wide = np.concatenate([flat(40, 40, RED), flat(40, 40, BLUE), flat(40, 40, RED)], axis=1)
+    for picture in (wide, wide.transpose(1, 0, 2)):
+        assert (np.asarray(square(picture, 20)) == np.array(BLUE)).all()
+
+
+def test_marks_leave_the_picture_alone():
+    picture = Image.fromarray(flat(40, 40, RED))
+    before = picture.tobytes()
+    bars = [
+        (np.asarray(measured(picture, part))[-1] == np.array((0, 114, 178))).all(axis=1).sum()
+        for part in (0, 0.5, 1, 7)
+    ]
+    assert bars == [1, 21, 40, 40]
+    assert np.asarray(framed(picture))[0, 20].tolist() != list(RED)
+    assert np.asarray(framed(picture))[20, 20].tolist() == list(RED)
+    assert picture.tobytes() == before
