@@ -10,6 +10,18 @@ from tests.heads import renamed
 from tests.networks import Maker
 
 SIDE = 12
+#: Files of one network, by what `detector` takes: the same answers are wanted of all.
+FORMS = {
+    "plain": {},
+    "opset 7": {"opset": 7},
+    "newest opset": {"opset": 24},
+    "NHWC": {"layout": "NHWC"},
+    "fp16": {"dtype": TensorProto.FLOAT16},
+    "uint8": {"dtype": TensorProto.UINT8},
+    "uint8 NHWC": {"dtype": TensorProto.UINT8, "layout": "NHWC"},
+    "batch of 1": {"batch": 1},
+    "batch of 4": {"batch": 4},
+}
 
 
 def detector(

@@ -18,18 +18,7 @@ from tests import toys
 from tests.stopped import stopped
 from tests.toys import load
 
-FORMS = {
-    "plain": {},
-    "opset 7": {"opset": 7},
-    "newest opset": {"opset": 24},
-    "NHWC": {"layout": "NHWC"},
-    "fp16": {"dtype": TensorProto.FLOAT16},
-    "uint8": {"dtype": TensorProto.UINT8},
-    "uint8 NHWC": {"dtype": TensorProto.UINT8, "layout": "NHWC"},
-    "batch of 1": {"batch": 1},
-    "batch of 4": {"batch": 4},
-    "logits": {"softmax": False},
-}
+FORMS = {**toys.FORMS, "logits": {"softmax": False}}
 
 
 def by_hand(picture: np.ndarray, target: int, window: int, stride: int, fill: np.ndarray) -> np.ndarray:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx import TensorProto
 
 import onnxviz
 from onnxviz.attribution.rise import averaged, draw_masks, weighted_sum
@@ -65,19 +64,7 @@ def test_the_sum_of_masks_without_masks() -> None:
     assert not weighted_sum(weights[:0], cells[:0], shifts[:0], size).any()
 
 
-@pytest.mark.parametrize(
-    "form",
-    [
-        {"layout": "NHWC"},
-        {"dtype": TensorProto.FLOAT16},
-        {"dtype": TensorProto.UINT8},
-        {"batch": 1},
-        {"batch": 4},
-        {"opset": 7},
-        {"opset": 24},
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("form", toys.FORMS.values(), ids=toys.FORMS)
 def test_other_forms_of_the_network_give_the_same_map(toy, form) -> None:
     wanted, got = (rise(net, seed=2).values for net in (toy, load(**form)))
     np.testing.assert_allclose(got, wanted, atol=5e-3 if "dtype" in form else 1e-6)

@@ -17,6 +17,7 @@ from onnxviz.features.patches import patches
 from onnxviz.graph.layers import field
 from onnxviz.image.preprocessing import Preprocessing
 from tests.features.patch_toys import SIDE, load, network, photos
+from tests.toys import FORMS
 
 
 def by_hand(net, images, layer, k):
@@ -30,18 +31,6 @@ def by_hand(net, images, layer, k):
     flat = maps.reshape(*maps.shape[:2], -1).argmax(axis=2)
     place = np.take_along_axis(flat.T, order, axis=1)
     return scores, order, np.stack(np.divmod(place, maps.shape[3]), axis=2)
-
-
-FORMS = {
-    "plain": {},
-    "opset 7": {"opset": 7},
-    "newest opset": {"opset": 24},
-    "NHWC": {"layout": "NHWC"},
-    "fp16": {"dtype": TensorProto.FLOAT16},
-    "uint8 NHWC": {"dtype": TensorProto.UINT8, "layout": "NHWC"},
-    "batch of 1": {"batch": 1},
-    "batch of 4": {"batch": 4},
-}
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -8,7 +8,6 @@ import zlib
 
 import numpy as np
 import pytest
-from onnx import TensorProto
 from PIL import Image
 
 from onnxviz.errors import ImageRejected, UsageError
@@ -47,18 +46,7 @@ def test_every_image_comes_out_once_and_in_order(photos, threads, batch):
     assert not skipped
 
 
-@pytest.mark.parametrize(
-    "form",
-    [
-        {"layout": "NHWC"},
-        {"dtype": TensorProto.FLOAT16},
-        {"dtype": TensorProto.UINT8, "layout": "NHWC"},
-        {"batch": 1},
-        {"batch": 4},
-        {"opset": 7},
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("form", toys.FORMS.values(), ids=toys.FORMS)
 def test_odd_networks(photos, form):
     _, logits, _ = run(load(**form), photos)
     np.testing.assert_allclose(logits, toys.logits(np.stack(photos)), rtol=2e-3)

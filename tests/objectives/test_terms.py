@@ -200,19 +200,6 @@ def test_arguments_that_make_no_sense(make, given) -> None:
         make(*given)
 
 
-@pytest.mark.parametrize("beta", [1.0, 2.0, 3.0])
-def test_total_variation_is_the_lectures_sum_over_places_with_both_neighbours(beta) -> None:
-    """Added up place by place; the last row and column, which lack a neighbour, only serve as neighbours."""
-    value = session(built(o.tv("conv2", beta))).run(None, {"image": X})[0]
-    maps = layer("conv2").astype(np.float64)
-    rows, columns = maps.shape[2] - 1, maps.shape[3] - 1
-    total = np.zeros(len(maps))
-    for i, j in np.ndindex(rows, columns):
-        right, below = maps[:, :, i, j + 1] - maps[:, :, i, j], maps[:, :, i + 1, j] - maps[:, :, i, j]
-        total += ((right**2 + below**2) ** (beta / 2)).sum(axis=1)
-    np.testing.assert_allclose(value, total / (maps.shape[1] * rows * columns), rtol=1e-4)
-
-
 def test_text() -> None:
     assert str(2 * o.logit(4) - o.tv()) == "2*logit(4) - tv(input)"
     assert repr(2 * o.logit(4) - o.tv()) == "<Objective 2*logit(4) - tv(input)>"
