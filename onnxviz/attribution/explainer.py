@@ -19,7 +19,6 @@ from onnxviz.attribution.methods import LAYER, METHODS, Method
 from onnxviz.attribution.targets import parse
 from onnxviz.errors import ModelUnsuitable, UsageError, judged, near, one_of
 from onnxviz.grad import model as differentiation
-from onnxviz.grad.overrides import by_name
 from onnxviz.graph.analysis.dataflow import clone
 from onnxviz.graph.float32 import real_input
 from onnxviz.graph.metadata import PREPROCESSING
@@ -205,7 +204,9 @@ class _Whole:
         op = self.op
         with op.named("score"):
             ones = op.Expand(op.cast_like(1.0, self._score), op.Shape(self._score))
-        return differentiation.differentiate(op, {self._score: ones}, [source], by_name(rules))[0]
+        return differentiation.differentiate(
+            op, {self._score: ones}, [source], differentiation.rules_named(rules)
+        )[0]
 
     def placed(self, maps: list[ir.Value]) -> ir.Value:
         """What speaks for the class, from the layer's grid to the input's, bilinearly."""

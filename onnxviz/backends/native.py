@@ -29,15 +29,14 @@ def available() -> str | None:
 
 def compile(task: Task) -> SideBySide:
     """The gradient graph, to be compiled when it is first run; see `backends.compile`."""
-    from onnxviz.grad.model import value_and_gradient
-    from onnxviz.grad.overrides import by_name
+    from onnxviz.grad.model import rules_named, value_and_gradient
 
     graph = value_and_gradient(
         task.model,
         task.objective,
         task.sources,
         also=task.also,
-        rules=by_name(task.rules),
+        rules=rules_named(task.rules),
         cpu=providers.name(task.provider) == providers.CPU,
     )
     return SideBySide(

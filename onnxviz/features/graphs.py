@@ -100,9 +100,9 @@ def gradient_graph(
 ) -> ir.Model:
     """As `gradient_model`, but an ir.Model, which may be larger than one file can hold."""
     from onnxviz.grad.model import gradient_model as build
-    from onnxviz.grad.overrides import by_name
+    from onnxviz.grad.model import rules_named
 
-    table = by_name(rules)
+    table = rules_named(rules)
     graph = _opened(model, limits)
     if feeds:
         from onnxviz.opening import fed

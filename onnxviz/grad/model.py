@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from onnxviz.errors import ModelUnsuitable, OnnxVizError, UnknownLayer, UsageError, near
 from onnxviz.grad import backward, table
-from onnxviz.grad.overrides import PLAIN
+from onnxviz.grad.rules import PLAIN
 from onnxviz.graph import float32
 from onnxviz.graph.analysis.dataflow import clone, prune, reads
 from onnxviz.graph.naming import name_lengths, name_nodes, publish
@@ -27,6 +27,17 @@ from onnxviz.objectives import Objective
 
 VALUE = "objective"
 """The name under which an objective's value is given out."""
+
+
+def rules_named(name: str) -> table.Table:
+    """The rules that the command line calls so; raises UsageError."""
+    if name == "plain":
+        return PLAIN
+    from onnxviz.grad.overrides import TABLES
+
+    if name not in TABLES:
+        raise UsageError(f"no rules {name!r}; there are {', '.join(TABLES)}{near(name, TABLES)}")
+    return TABLES[name]
 
 
 def gradient_model(

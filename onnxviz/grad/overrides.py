@@ -10,14 +10,11 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
-from onnxviz.errors import UsageError, near
-from onnxviz.grad import rules
 from onnxviz.grad.backward import rank_of
 from onnxviz.grad.forms import between, step
+from onnxviz.grad.rules import PLAIN
 from onnxviz.grad.rules.quantised import rescaled, within
-from onnxviz.grad.table import VJP_RULES, Table
-
-assert rules  # importing the package fills the table
+from onnxviz.grad.table import Table
 
 Mask: TypeAlias = Callable[[Any], Any]
 Variant: TypeAlias = Callable[[Any, Any, Mask, Any, "float | None"], Any]
@@ -59,7 +56,7 @@ def _table(variant: Variant) -> Table:
     def clip(op: Any, g: Any, y: Any, x: Any, low: Any = None, high: Any = None) -> Any:
         found = op.rectifiers.get(y.producer())
         if found is None:
-            return VJP_RULES["Clip"].function(op, g, y, x, low, high)
+            return PLAIN["Clip"].function(op, g, y, x, low, high)
         return (
             variant(op, g, lambda h: op.Mul(h, between(op, y, 0.0, found.high)), x, found.high),
             None,
@@ -72,18 +69,17 @@ def _table(variant: Variant) -> Table:
     ) -> Any:  # fmt: skip
         found = op.rectifiers.get(y.producer())
         if found is None:
-            plain = VJP_RULES["QuantizeLinear"].function
+            plain = PLAIN["QuantizeLinear"].function
             return plain(op, g, y, x, scale, zero, axis=axis, block_size=block_size)
         back = variant(op, g, lambda h: op.Mul(h, within(op, h, y, x, scale, zero, axis)), x, found.high)
         return rescaled(op, back, y, x, scale, axis), None
 
     changed: dict[str, Callable[..., Any]] = {"Relu": relu, "Clip": clip, "QuantizeLinear": quantize}
     return MappingProxyType(
-        {**VJP_RULES, **{name: replace(VJP_RULES[name], function=rule) for name, rule in changed.items()}}
+        {**PLAIN, **{name: replace(PLAIN[name], function=rule) for name, rule in changed.items()}}
     )
 
 
-PLAIN: Table = VJP_RULES
 # Springenberg, Dosovitskiy, Brox & Riedmiller 2015, arXiv:1412.6806
 GUIDED: Table = _table(_guided)
 # Zeiler & Fergus 2014, arXiv:1311.2901
@@ -95,10 +91,3 @@ REDIRECTED: Table = _table(_redirected)
 TABLES: dict[str, Table] = {
     "plain": PLAIN, "guided": GUIDED, "deconvnet": DECONVNET, "redirected": REDIRECTED,
 }  # fmt: skip
-
-
-def by_name(name: str) -> Table:
-    """The table that the command line calls so; raises UsageError."""
-    if name not in TABLES:
-        raise UsageError(f"no rules {name!r}; there are {', '.join(TABLES)}{near(name, TABLES)}")
-    return TABLES[name]

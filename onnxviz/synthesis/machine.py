@@ -321,9 +321,9 @@ class Machine:
         resident.replace(PARAMETERS, parameters)
 
     def _program(self, rules: str = "plain") -> Program:
-        """The step's program under these gradient rules (`grad.overrides`), compiled at first use."""
+        """The step's program under these gradient rules (`grad.model.rules_named`), compiled at first use."""
         if rules not in self._programs:
-            from onnxviz.grad.overrides import by_name
+            from onnxviz.grad.model import rules_named
 
             net, read = self.net, [term.layer for _, term in self.objective.terms]
             logits = net.logits if LOGITS in read else None
@@ -339,7 +339,7 @@ class Machine:
                 logits=logits,
                 update=self.optimiser,
                 gradient=self.optimiser is None or any(rule.needs_gradient for rule in self.regularise),
-                rules=by_name(rules),
+                rules=rules_named(rules),
             )
             self._programs[rules] = self._compiled(model, steps=self.optimiser is not None)
         return self._programs[rules]

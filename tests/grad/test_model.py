@@ -14,7 +14,7 @@ from onnxviz import objectives
 from onnxviz.errors import ModelUnsuitable, UnknownLayer, UnsupportedOperator
 from onnxviz.grad import table
 from onnxviz.grad.model import gradient_model, support, value_and_gradient, value_model
-from onnxviz.grad.overrides import PLAIN
+from onnxviz.grad.rules import PLAIN
 from tests import networks
 from tests.grad.oracle import Case, case, normal, session
 from tests.networks import node

@@ -10,8 +10,8 @@ import torch
 
 import onnxviz
 from onnxviz.errors import UsageError
-from onnxviz.grad.model import gradient_model
-from onnxviz.grad.overrides import TABLES, by_name
+from onnxviz.grad.model import gradient_model, rules_named
+from onnxviz.grad.overrides import TABLES
 from tests.grad.oracle import normal, session
 from tests.graph.test_canonical import NONE, NUMBERS, RELU, SIX
 from tests.networks import from_nodes, written
@@ -68,7 +68,7 @@ def rectifier(variant: str, high: float | None):
 def test_variant(variant: str, six: bool, shift: float) -> None:
     model, w = network(six, shift)
     x, cotangent = normal(2, 3, 8, 8), normal(2, 5, 4, 4)
-    proto = ir.to_proto(gradient_model(ir.from_proto(model), rules=by_name(variant)))
+    proto = ir.to_proto(gradient_model(ir.from_proto(model), rules=rules_named(variant)))
     found = session(proto).run(["x.gradient"], {"x": x, "y.cotangent": cotangent})[0]
     rectify = rectifier(variant, 6.0 if six else None)
     tensor = torch.tensor(x, requires_grad=True)
@@ -81,7 +81,7 @@ def test_variant(variant: str, six: bool, shift: float) -> None:
 
 def test_unknown_name() -> None:
     with pytest.raises(UsageError, match="guided"):
-        by_name("guidde")
+        rules_named("guidde")
 
 
 # --- every spelling -------------------------------------------------------------------------------

@@ -16,7 +16,6 @@ from onnxviz.grad.backward import NoRule
 from onnxviz.grad.forms import between, conv_to_input
 from onnxviz.grad.table import vjp
 from onnxviz.grad.windows import Window
-from onnxviz.graph.rectifiers import RANGES
 from onnxviz.graph.tape import array, dims
 
 
@@ -32,6 +31,8 @@ def quantize_linear(
 
 def within(op: Any, g: Any, y: Any, x: Any, scale: Any, zero: Any, axis: int) -> Any:
     """1 where x falls within the range of the integer, 0 elsewhere, in g's type."""
+    from onnxviz.graph.rectifiers import RANGES
+
     if y.dtype not in RANGES:
         raise NoRule(f"quantises to {y.dtype.name if y.dtype else 'an unknown type'}")
     low, high = (bound - 0.5 if i == 0 else bound + 0.5 for i, bound in enumerate(RANGES[y.dtype]))
