@@ -455,17 +455,3 @@ def test_a_recipe_cannot_be_changed_and_its_name_is_made_harmless():
         IMAGENET.size = (1, 1)
     assert len({IMAGENET, IMAGENET.override(), PRESETS["raw"]}) == 2
     assert Preprocessing(name="\x1b[2J").name == "\\x1b[2J"
-
-
-@every_recipe
-def test_the_gradient_by_pixels_is_the_adjoint_of_normalising(recipe):
-    recipe = replace(recipe, dtype="float32")
-    random = np.random.default_rng(0)
-    pictures = random.uniform(0, 255, (2, 6, 5, 3)).astype(np.float32)
-    step = random.normal(0, 5, pictures.shape).astype(np.float32)
-    moved = recipe.normalise(pictures + step).astype(np.float64) - recipe.normalise(pictures)
-    cotangent = random.normal(size=moved.shape).astype(np.float32)
-    found = recipe.pixel_gradient(cotangent)
-    assert found.shape == pictures.shape
-    assert found.dtype == np.float32
-    assert (found * step).sum() == pytest.approx((moved * cotangent).sum(), rel=1e-3)

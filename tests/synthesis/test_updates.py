@@ -122,15 +122,3 @@ def test_small_pixels_and_contributions_are_cleared_picture_by_picture() -> None
 def test_what_makes_no_sense_is_refused(kind, given) -> None:
     with pytest.raises(UsageError, match="expected|progress"):
         kind(*given)
-
-
-def test_contributions_of_a_pixels_colours_cancel() -> None:
-    """The authors' measure is |Σ x·g| over colours: a pixel whose colours work against each other does little."""
-    pixels = np.ones((1, 3, 1, 4), np.float32)
-    gradient = np.zeros_like(pixels)
-    gradient[0, :, 0, 0] = 5, -5, 0.1  # much, but it cancels
-    gradient[0, :, 0, 1] = 1, 1, 0
-    gradient[0, :, 0, 2] = 0, -1.5, 0
-    gradient[0, :, 0, 3] = 0, 0, 0
-    kept = SmallContributions(50).apply(pixels, gradient)
-    np.testing.assert_array_equal(kept[0, 0, 0] != 0, [False, True, True, False])
