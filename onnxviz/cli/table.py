@@ -67,9 +67,9 @@ _NO_MODEL: Final[Any] = {"models": (), "images": False}
 
 # fmt: off
 _LISTED: Final = (
-    Command("inspect", "tell.inspect", _LITE, **_ROWS),
+    Command("inspect", "command.inspecting", _LITE, **_ROWS),
     Command(
-        "predict", "tell.predict", f"{_LITE} cat.jpg", arguments=_IMAGES,
+        "predict", "command.predicting", f"{_LITE} cat.jpg", arguments=_IMAGES,
         options={"top": Option(help="Classes an image.")}, **_ROWS,
     ),
     Command(
