@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from onnxviz.errors import ModelUnsuitable, OnnxVizError, UnknownLayer, UsageError, near
+from onnxviz.errors import ModelUnsuitable, OnnxVizError, UnknownLayer, UsageError, near, one_of
 from onnxviz.grad import backward, table
 from onnxviz.grad.rules import PLAIN
 from onnxviz.graph import float32
@@ -35,9 +35,7 @@ def rules_named(name: str) -> table.Table:
         return PLAIN
     from onnxviz.grad.overrides import TABLES
 
-    if name not in TABLES:
-        raise UsageError(f"no rules {name!r}; there are {', '.join(TABLES)}{near(name, TABLES)}")
-    return TABLES[name]
+    return TABLES[one_of("rules", name, TABLES)]
 
 
 def gradient_model(

@@ -197,7 +197,7 @@ class Activations:
         self._scales = measured(self.model.graph, self.moved)
 
     def shape(self, value: ir.Value) -> Symbolic:
-        """The value's sizes, see `shapes.shapes`."""
+        """The value's sizes, see `probe.symbolic`."""
         return self._shapes.get(value.name or "", UNKNOWN_RANK)
 
     def sizes(self) -> tuple[tuple[str, Symbolic], ...]:

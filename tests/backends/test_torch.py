@@ -214,7 +214,7 @@ def test_limits_and_failures() -> None:
         fine({"image": np.ones((1, 4, 32, 32), np.float32)})
     with pytest.raises(ProviderUnavailable, match="cpu and cuda"):
         backends.compile(task(networks.tiny_cnn(), objectives.logit(1), provider="tensorrt"), "torch")
-    with pytest.raises(UsageError, match="no rules"):
+    with pytest.raises(UsageError, match="unknown rules"):
         backends.compile(task(networks.tiny_cnn(), objectives.logit(1), rules="guide"), "torch")
 
 

@@ -2,14 +2,19 @@
 
 import json
 
+import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 
+import onnxviz
+from onnxviz.errors import OutputRefused
 from onnxviz.graph import metadata
-from onnxviz.graph.metadata import LABELS, PREPROCESSING, Metadata, read, write
+from onnxviz.graph.metadata import LABELS, PREPROCESSING, Metadata, read, save, write
 from onnxviz.image import preprocessing
 from onnxviz.image.preprocessing import PRESETS
 from onnxviz.limits import Limits
+from tests.networks import from_nodes, node
 
 FIELDS = {"size": [4, 6], "mean": [0.5, 0.5, 0.5], "name": "x"}
 
@@ -96,3 +101,32 @@ def test_each_reader_notes_only_its_own_troubles():
     warnings = []
     assert metadata.read_labels(found, warnings) is None
     assert len(warnings) == 1 and LABELS in warnings[0]
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def network():
+    weight = np.random.default_rng(0).normal(size=(4, 3, 3, 3)).astype(np.float32)
+    nodes, shapes = [node("Conv", ["x", "w"], ["y"])], ({"x": (1, 3, 8, 8)}, {"y": (1, 4, 6, 6)})
+    return ir.from_proto(from_nodes(nodes, *shapes, {"w": weight}))
+
+
+@pytest.mark.parametrize("limit", [1 << 30, 10])
+def test_what_is_saved_loads_again_as_the_same(network, tmp_path, limit):
+    path = save(network, tmp_path / "m.onnx", one_file_bytes=limit)
+    assert (tmp_path / "m.onnx.data").exists() == (limit == 10)
+    onnx.checker.check_model(path)
+    weights = onnxviz.load(path).model.graph.initializers["w"].const_value.numpy()
+    np.testing.assert_array_equal(weights, network.graph.initializers["w"].const_value.numpy())
+
+
+def test_the_callers_model_keeps_its_weights(network, tmp_path):
+    save(network, tmp_path / "m.onnx", one_file_bytes=10)
+    assert isinstance(network.graph.initializers["w"].const_value.numpy(), np.ndarray)
+
+
+def test_a_folder_is_no_file(network, tmp_path):
+    with pytest.raises(OutputRefused):
+        save(network, tmp_path)

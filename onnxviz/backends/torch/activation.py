@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 from onnxviz.backends.torch.layers import conv
 from onnxviz.backends.torch.table import OPERATORS, CannotRun, Ints, Table, along, enter, is_real, operator
-from onnxviz.errors import UsageError, near
+from onnxviz.errors import one_of
 from onnxviz.graph.rectifiers import RANGES, Rectifier
 
 Back = Callable[..., Any]
@@ -238,6 +238,4 @@ _VARIANTS = {
 
 def by_name(name: str) -> Table:
     """The table that the command line calls so; raises UsageError."""
-    if name not in _VARIANTS:
-        raise UsageError(f"no rules {name!r}; there are {', '.join(_VARIANTS)}{near(name, _VARIANTS)}")
-    return MappingProxyType({**OPERATORS, **_VARIANTS[name]})
+    return MappingProxyType({**OPERATORS, **_VARIANTS[one_of("rules", name, _VARIANTS)]})
