@@ -240,14 +240,10 @@ def _build(
 ) -> ir.Model:
     """A model from pictures to classes and heat maps, in operators of the standard domain.
 
-    index       of the class; FED: an input `target`, (N,) int64; None: each picture's top class
-    objective   what is explained instead of a class, or None
-    layer       what a class activation map is made from, where the method takes one
-    size        (height, width) of the network's input, None where each picture keeps its own
-    notes       what the file says about itself
-    fixed       pictures come at that size: nothing is resized
-    whole       the heat map is laid over the whole picture, not over what the network sees of it
-    raises      ModelUnsuitable, UnsupportedOperator
+    index   of the class; FED: an input `target`, (N,) int64; None: each picture's top class
+    size    (height, width) of the network's input, None where each picture keeps its own
+    notes   what the file says about itself
+    whole   the heat map is laid over the whole picture, not over what the network sees of it
     """
     spec, recipe = net.input, net.preprocessing
     model = _sized(real_input(net.batched[0], spec.name), spec, size)

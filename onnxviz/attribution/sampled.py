@@ -25,8 +25,6 @@ _MOST_BASELINES = 64
 Draw = Callable[[np.ndarray, np.ndarray], np.ndarray]
 #: (picture, sample, the gradient there): told once for each
 Take = Callable[[int, int, np.ndarray], None]
-#: (mean gradient, mean squared gradient) -> what is shown, all of the input's shape
-Moments = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 @dataclass
@@ -135,7 +133,7 @@ def vargrad(job: Job, *, samples: int = 25, noise: float = 0.15) -> Found:
     return _noisy(job, samples, noise, lambda mean, squares: np.maximum(squares - mean * mean, 0))
 
 
-def _noisy(job: Job, samples: int, noise: float, raw: Moments) -> Found:
+def _noisy(job: Job, samples: int, noise: float, raw: Callable[..., np.ndarray]) -> Found:
     """What `raw` makes of the mean gradient and the mean squared gradient over noisy copies, both float64."""
     if not 0 < noise < 10:
         raise UsageError(f"noise is a part of the input's range such as 0.15, over 0; got {noise}")

@@ -196,16 +196,12 @@ class SmallContributions(SmallPixels):
         return np.abs((pictures * gradient).sum(axis=1, keepdims=True))
 
 
-#: From parameters (flat, float64) to the value to be maximised and its gradient (flat).
-Evaluate = Callable[[np.ndarray], tuple[float, np.ndarray]]
-
-
 class _Stop(Exception):
     """Ends scipy's search from inside its own call."""
 
 
 def maximise(
-    evaluate: Evaluate,
+    evaluate: Callable[[np.ndarray], tuple[float, np.ndarray]],
     start: np.ndarray,
     *,
     steps: int,
@@ -213,7 +209,8 @@ def maximise(
 ) -> Iterator[tuple[np.ndarray, float]]:
     """Parameters and value of each evaluation, until `steps` of them or until nothing improves any more.
 
-    evaluate   called in the caller's thread, so that Ctrl-C and errors arise there
+    evaluate   from parameters (flat, float64) to the value and its gradient (flat); called in the caller's thread, so
+               that Ctrl-C and errors arise there
     start      flat, float64
     bounds     least and greatest value of each parameter, of start's shape; None: unbounded
     yields     (parameters, value); what an evaluation of the line search tried, so the value may fall between two

@@ -10,6 +10,7 @@ import pytest
 from onnxviz.errors import MissingDependency, UsageError
 from onnxviz.features import project as module
 from onnxviz.features.project import principal, project
+from tests.features.crops import kept
 
 METHODS = ["pca", "tsne", "umap"]
 
@@ -19,13 +20,6 @@ def groups(count=3, each=15, features=20, seed=0):
     centres = random.normal(size=(count, features)) * 8
     points = np.repeat(centres, each, axis=0) + random.normal(size=(count * each, features))
     return points.astype(np.float32), np.repeat(np.arange(count), each)
-
-
-def kept(points, labels):
-    """The share of points whose nearest neighbour is of their own group."""
-    gaps = np.linalg.norm(points[:, None].astype(np.float64) - points[None], axis=2)
-    np.fill_diagonal(gaps, np.inf)
-    return np.mean(labels[gaps.argmin(axis=1)] == labels)
 
 
 def test_principal_components_are_those_of_the_covariance():

@@ -9,7 +9,6 @@ import struct
 import threading
 import time
 import warnings
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from onnxviz.image import io as image_io
 from onnxviz.image.io import read
 from onnxviz.image.sniff import FORMATS, frames, scans, sniff
 from onnxviz.limits import Limits
-from tests.image.made import chunk, gif, png
+from tests.image.made import gif, png
 
 RNG = np.random.default_rng(3)
 PHOTO = np.kron(RNG.integers(0, 240, (6, 8, 3)), np.ones((6, 6, 1))).astype(np.uint8)
@@ -241,19 +240,10 @@ def test_a_picture_under_the_name_of_another_format(tmp_path, kind, name):
 # --- bombs ------------------------------------------------------------------------------------
 
 
-def huge_png(side: int) -> bytes:
-    """A sound 1-bit PNG of side × side, a few kilobytes."""
-    squeeze = zlib.compressobj(9)
-    row = bytes(1 + (side + 7) // 8)
-    body = b"".join(squeeze.compress(row) for _ in range(side)) + squeeze.flush()
-    head = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
-
-
 def test_the_pixel_limit_is_an_argument_and_not_pillows(tmp_path, monkeypatch):
     """Pillow's is process-wide, warns at one size and fails at another; neither reaches our caller."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100_000)
-    path = write(tmp_path, huge_png(1200))
+    path = write(tmp_path, png(np.zeros((1200, 1200, 1), np.uint8), 1, 0))
     refused(path, "1200×1200", "max_pixels=1000000", limits=Limits(max_pixels=1_000_000))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
