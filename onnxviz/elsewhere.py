@@ -154,17 +154,15 @@ class Trials(Result):
 
     def table(self) -> Columns:
         """A row for each provider and part."""
-        rows: dict[str, list[Any]] = {name: [] for name in (
-            "provider", "part", "state", "reason", "nodes", "left", "difference", "seconds", "times",
-        )}  # fmt: skip
+        rows: list[dict[str, Any]] = []
         for one in self.trials:
             for name in PARTS:
                 row = one.parts[name].to_dict() if name in one.parts else {}
                 row |= {key: sum(row[key].values()) for key in ("nodes", "left") if key in row}
                 row |= {"provider": one.provider, "part": name, "state": one.state, "reason": one.reason}
-                for key, column in rows.items():
-                    column.append(row.get(key))
-        return rows
+                rows.append(row)
+        names = ("provider", "part", "state", "reason", "nodes", "left", "difference", "seconds", "times")
+        return {name: [row.get(name) for row in rows] for name in names}
 
     def lines(self) -> list[str]:
         """A table for the eye."""

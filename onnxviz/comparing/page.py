@@ -9,7 +9,6 @@ import numpy as np
 
 from onnxviz import tables
 from onnxviz.attribution.result import Attribution
-from onnxviz.auditing.finding import Finding
 from onnxviz.auditing.report.facts import facts, now
 from onnxviz.auditing.report.page import (
     Block,
@@ -361,7 +360,9 @@ def lines(found: Compared) -> list[str]:
         todo += [exclusion(chosen, found), *(f"  {printable(name)}" for name in chosen.layers)]
         todo += ["names for nodes_to_exclude: exclude.json"] if quantised(found) else []
     told.append(("to do", todo))
-    findings = [_finding(one) for one in found.findings[:WORST]] or ["none"]
+    findings = [f"{one.severity.ljust(6)}  {one.id}: {one.sentence}" for one in found.findings[:WORST]] or [
+        "none"
+    ]
     more = len(found.findings) - WORST
     told.append(("findings", findings + ([f"{more} more: see the report"] if more > 0 else [])))
     told.append(("not run", list(gaps(found))))
@@ -376,10 +377,6 @@ def lines(found: Compared) -> list[str]:
 def gaps(found: Compared) -> Iterator[str]:
     """The parts that were not run, and why."""
     yield from (f"{_CALLED.get(part, part)}: {why}" for part, why in found.reasons.items())
-
-
-def _finding(one: Finding) -> str:
-    return f"{one.severity.ljust(6)}  {one.id}: {one.sentence}"
 
 
 def _first(found: Compared) -> list[tuple[str, float, str]]:

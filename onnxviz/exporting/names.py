@@ -221,7 +221,12 @@ def _global_pools(graph: ir.Graph) -> None:
         if computes(node.op_type) != "mean" or node.domain not in ("", "ai.onnx"):
             continue
         data = node.inputs[0]
-        if data is None or data.shape is None or len(data.shape) != 4 or not _keeps(node):
+        if (
+            data is None
+            or data.shape is None
+            or len(data.shape) != 4
+            or not node.attributes.get_int("keepdims", 1)
+        ):
             continue
         axes = _axes(node)
         if axes is None or sorted(axis % 4 for axis in axes) != [2, 3]:
@@ -234,11 +239,6 @@ def _global_pools(graph: ir.Graph) -> None:
         graph.insert_before(node, pool)
         ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
         graph.remove(node, safe=True)
-
-
-def _keeps(node: ir.Node) -> bool:
-    keep = node.attributes.get("keepdims")
-    return keep is None or keep.as_int() == 1
 
 
 def _axes(node: ir.Node) -> list[int] | None:

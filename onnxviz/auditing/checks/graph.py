@@ -100,7 +100,8 @@ def _joined(
     subject: Subject, rule: Rule, join: Join | None, figure: int | str, text: str, means: str, where: str
 ) -> Finding:
     """A finding of what joins, with the pixels that it reads; `means` ends its headline."""
-    headline = f"{_patch(join)} {means}"
+    part = "The picture" if join is None or join.box is None else f"A part of the picture ({_box(join.box)})"
+    headline = f"{part} {means}"
     return rule.finding(figure, where, text, _ADVICE, _crops(subject, join), headline=headline)
 
 
@@ -110,11 +111,6 @@ def _of(join: Join) -> str:
 
 def _pixels(join: Join | None) -> str:
     return "" if join is None or join.box is None else f"; it reads {_box(join.box)} of the picture"
-
-
-def _patch(join: Join | None) -> str:
-    """What of the picture it is, in the words of a headline."""
-    return "The picture" if join is None or join.box is None else f"A part of the picture ({_box(join.box)})"
 
 
 def _box(box: Box) -> str:

@@ -41,7 +41,8 @@ def sarif(page: Page) -> dict[str, Any]:
     ]
     if len(findings) > MOST_RESULTS:
         notes.append(_note(f"{len(findings) - MOST_RESULTS} more findings are in findings.csv"))
-    where = _uri(page.model or page.title)
+    # The model's path as a relative reference.
+    where = quote(os.fsencode(Path(from_here(page.model or page.title)).as_posix())) or "model"
     ended = {"endTimeUtc": page.when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")} if page.when else {}
     return {
         "$schema": SCHEMA,
@@ -115,11 +116,6 @@ def _note(text: str, check: str = "", rules: dict[str, int] | None = None) -> di
 
 def _text(text: str) -> str:
     return "\n".join(map(printable, text.split("\n")))
-
-
-def _uri(model: str) -> str:
-    """The model's path as a relative reference."""
-    return quote(os.fsencode(Path(from_here(model)).as_posix())) or "model"
 
 
 # What XML 1.0 cannot hold in any spelling.
