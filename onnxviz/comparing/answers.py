@@ -21,6 +21,7 @@ from onnxviz.comparing.hybrids import picks
 from onnxviz.comparing.noise import Noise, centred, level, moved, noise_equivalent, together, whole
 from onnxviz.errors import ImageRejected, ModelUnsuitable
 from onnxviz.features.stream import none_used, refusal, source_name, sources, stream
+from onnxviz.graph.output import Head
 from onnxviz.graph.surgery import cut
 from onnxviz.image.folder import Skipped
 from onnxviz.meaning import probabilities
@@ -174,30 +175,43 @@ def answers(
         heads = a.head, b.head
     except ModelUnsuitable as error:
         return _outputs(a, b, pictures, list(listing.skipped), str(error), seed, progress)
-    table, skipped, broken = _Table(a, b, truth), list(listing.skipped), list[str]()
+    table, skipped = _Table(a, b, truth), list(listing.skipped)
     both = _paired(
         _rows(a, pictures, [heads[0].scores, heads[0].logits], skipped, progress),
         _rows(b, pictures, [heads[1].scores, heads[1].logits], None, silent),
     )
     with a.passing(), b.passing():
-        for index, digest, one, other in both:
-            name = source_name(pictures[index], index)
-            both_rows = list(zip((one, other), heads, strict=True))
-            logits = [row[head.logits].reshape(-1).astype(np.float64) for row, head in both_rows]
-            scores = [probabilities(head, row[head.scores].reshape(1, -1))[0] for row, head in both_rows]
-            if all(np.isfinite(array).all() for array in (*logits, *scores)):
-                table.add(index, name, digest, scores, [centred(z, heads[0]) for z in logits])
-            else:
-                broken.append(printable(name))
+        broken = _tabled(table, pictures, heads, both)
     if not table.count and not broken:
         raise none_used(len(pictures), skipped)
     noise = noise_equivalent(a, pictures, table.moved, seed) if table.count else None
     return table.result(noise, broken, skipped)
 
 
+def _tabled(
+    table: _Table, pictures: Sequence[Any], heads: tuple[Head, Head], both: Iterator[_Pair]
+) -> list[str]:
+    """Put all rows into the table; the names of pictures that one of both has no numbers for.
+
+    In a frame of its own: the last row is memory of the sessions, which would outlive them.
+    """
+    broken = []
+    for index, digest, *rows in both:
+        name = source_name(pictures[index], index)
+        paired = list(zip(rows, heads, strict=True))
+        logits = [row[head.logits].reshape(-1).astype(np.float64) for row, head in paired]
+        scores = [probabilities(head, row[head.scores].reshape(1, -1))[0] for row, head in paired]
+        if all(np.isfinite(array).all() for array in (*logits, *scores)):
+            table.add(index, name, digest, scores, [centred(z, heads[0]) for z in logits])
+        else:
+            broken.append(printable(name))
+    return broken
+
+
 # --- streaming --------------------------------------------------------------------------------------
 
 _Row = tuple[int, str, dict[str, np.ndarray]]
+_Pair = tuple[int, str, dict[str, np.ndarray], dict[str, np.ndarray]]
 
 
 def _rows(
@@ -225,9 +239,7 @@ def _rows(
             yield index, digests[place], {name: chunk.arrays[name][place] for name in wanted}
 
 
-def _paired(
-    first: Iterator[_Row], second: Iterator[_Row]
-) -> Iterator[tuple[int, str, dict[str, np.ndarray], dict[str, np.ndarray]]]:
+def _paired(first: Iterator[_Row], second: Iterator[_Row]) -> Iterator[_Pair]:
     """What both give for the pictures that both can use: both come in order."""
     one = next(first, None)
     with unnoted():  # the same pictures: they are on record already
