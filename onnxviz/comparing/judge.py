@@ -203,7 +203,7 @@ def _runtime(rule: Rule, moved: Likeness | None, parts: Mapping[str, Any]) -> Ch
     )  # fmt: skip
     if _cut(parts):
         # The file is as it should be, and another processor computes it: a word to who deploys it on one like this.
-        sentence = f"This processor, which has no VNNI, cuts B's sums: {moved.sqnr:.1f} dB against the file."
+        sentence = f"This processor, which has no VNNI, cuts B's sums: {moved.sqnr:.1f} dB against the file"
         findings = [
             replace(
                 one,
