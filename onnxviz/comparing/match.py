@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 import re
 from collections import Counter, defaultdict
@@ -190,6 +191,7 @@ class _Pairing:
 
     def matching(self) -> Matching:
         for a, b in self.fixed:
+            self._require_sizes(a, b)
             best = max(self._faces(a, b), key=lambda face: face[0], default=(1.0, None))
             self._make(_Choice(a, b, best[0], 0.0, False, best[1]), "given")
         # What stands behind B's quantiser of the picture is no less alike; but that quantiser is B's own doing.
@@ -277,6 +279,19 @@ class _Pairing:
     def _sketches(self, a: int, b: int) -> tuple[Sketch | None, Sketch | None]:
         left, right = self.one.values[a].name, self.other.values[b].name
         return self.one.seen.get(str(left)), self.other.seen.get(str(right))
+
+    def _require_sizes(self, a: int, b: int) -> None:
+        """Refuse a given pair that cannot be one value, whatever the order of axes: as many numbers are needed."""
+        pair = self.one.values[a], self.other.values[b]
+        left, right = self._sketches(a, b)
+        shapes = (
+            [_sizes(value) for value in pair] if left is None or right is None else [left.shape, right.shape]
+        )
+        if None not in shapes and len({math.prod(shape or ()) for shape in shapes}) > 1:
+            told = [f"{str(value.name)!r} of {shape}" for value, shape in zip(pair, shapes, strict=True)]
+            raise UsageError(
+                f"{told[0]} and {told[1]} are given as a pair; values that belong together have the same sizes"
+            )
 
     def _faces(self, a: int, b: int) -> list[tuple[float, Axes]]:
         """How alike two values are, in each order of axes that gives them the same sizes."""
@@ -401,6 +416,12 @@ def _bare(name: str) -> str:
 
 
 # --- what the caller says -------------------------------------------------------------------------
+
+
+def _sizes(value: ir.Value) -> tuple[int, ...] | None:
+    """The sizes of a value behind the batch; None where the file leaves one open."""
+    sizes = [size for size in list(value.shape or ())[1:] if isinstance(size, int)]
+    return tuple(sizes) if value.shape is not None and len(sizes) == len(value.shape) - 1 else None
 
 
 def _named(given: Mapping[str, str], one: Side, other: Side) -> list[tuple[int, int]]:

@@ -299,6 +299,9 @@ def test_given_pairs_go_before_all(tmp_path):
         matched(model, model, given={"block0.relu9": "logits"})
     with pytest.raises(UsageError, match="another pair"):
         matched(model, model, given={"block0.relu1": "logits", "logits": "logits"})
+    for sizes in ({"stem": "logits"}, {"block0.conv1": "block1.conv2"}):
+        with pytest.raises(UsageError, match="have the same sizes"):
+            matched(model, model, given=sizes)
 
 
 @pytest.mark.parametrize(
