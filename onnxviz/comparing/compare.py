@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import csv
 import html
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ import numpy as np
 from onnxviz import errors, isolate
 from onnxviz.attribution.methods import METHODS, chosen
 from onnxviz.attribution.sampled import at_least
+from onnxviz.auditing.accept import read_text
 from onnxviz.auditing.resume import RESTS
 from onnxviz.auditing.statistics import Likeness
 from onnxviz.auditing.truth import read_truth
@@ -24,7 +26,7 @@ from onnxviz.comparing.drift import Drift, drift, flips
 from onnxviz.comparing.hybrids import Hybrids, ending
 from onnxviz.comparing.judge import judged
 from onnxviz.comparing.local import HEALED, advise, local, split
-from onnxviz.comparing.match import Matching, match, read_pairs
+from onnxviz.comparing.match import Matching, match
 from onnxviz.comparing.result import Compared, made, rests, rows
 from onnxviz.comparing.why import why
 from onnxviz.errors import (
@@ -41,12 +43,13 @@ from onnxviz.network import Network
 from onnxviz.opening import load
 from onnxviz.progress import Progress, Shown, told, until_interrupted
 from onnxviz.provenance import recorded, recording, unnoted
-from onnxviz.text import printable
+from onnxviz.text import printable, quoted
 
 # What a part of a comparison may fail with, while the others go on.
 _FAILING: Final = (ModelRejected, LimitExceeded, WorkerCrashed, RuntimeFailed)
 # Outputs that differ from place to place by less of their size are constant: what is left is rounding.
 _STILL: Final = 1e-5
+_LARGEST: Final = 2**24  # bytes of a table of pairs
 # What a manifest tells of both networks at once.
 _OF_BOTH: Final = frozenset({"schema", "technique", "versions", "parameters", "limits", "threads"})
 #: The parts, in the order in which they are run.
@@ -181,6 +184,26 @@ def _pairs(given: Any) -> dict[str, str] | None:
             f"matches are a dictionary or a CSV file, not an object of type {type(given).__name__}"
         )
     return read_pairs(given)
+
+
+def read_pairs(path: str | os.PathLike[str]) -> dict[str, str]:
+    """{A's name: B's name} from a CSV file with the columns a and b.
+
+    raises   UsageError
+    """
+    rows = csv.DictReader(read_text(path, "matches", _LARGEST).splitlines())
+    if not {"a", "b"} <= set(rows.fieldnames or ()):
+        had = ", ".join(map(repr, rows.fieldnames or ())) or "nothing"
+        wanted = "a table of pairs has a and b, a line for each pair"
+        raise UsageError(f"{quoted(path)} has the columns {had}; {wanted}")
+    found: dict[str, str] = {}
+    for number, row in enumerate(rows, 2):
+        a, b = (row["a"] or "").strip(), (row["b"] or "").strip()
+        if not a or not b:
+            raise UsageError(f"line {number} of {quoted(path)} lacks a name; each has A's and B's")
+        if found.setdefault(a, b) != b:
+            raise UsageError(f"{a!r} stands twice in {quoted(path)}, with {found[a]!r} and with {b!r}")
+    return found
 
 
 class _Work:

@@ -9,9 +9,7 @@
 
 from __future__ import annotations
 
-import csv
 import math
-import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -22,7 +20,6 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from onnxviz.auditing.accept import read_text
 from onnxviz.comparing.kernels import Kernel, depthwise, factors, taken_back, vary
 from onnxviz.comparing.rules import SAME_NETWORK
 from onnxviz.comparing.sides import Side, all_names, masks, normal, same_layers
@@ -30,7 +27,6 @@ from onnxviz.comparing.values import Axes, Projector, Sketch, similarity, turned
 from onnxviz.errors import UnknownLayer, UsageError, near
 from onnxviz.network import Network
 from onnxviz.progress import Progress, silent
-from onnxviz.text import quoted
 
 __all__ = ["Matching", "Pair", "Step", "match", "normal"]
 
@@ -51,7 +47,6 @@ _ROUGH: Final = 0.5
 # and how many pairs are tried.
 _LATER: Final = 0.15
 _MOST: Final = 400
-_LARGEST: Final = 2**24  # bytes of a table of pairs
 
 
 @dataclass(frozen=True)
@@ -444,24 +439,4 @@ def _named(given: Mapping[str, str], one: Side, other: Side) -> list[tuple[int, 
             both = " and ".join(map(repr, names))
             raise UsageError(f"{both} are given as a pair, and one of them in another pair, too")
         found.append((places[0], places[1]))
-    return found
-
-
-def read_pairs(path: str | os.PathLike[str]) -> dict[str, str]:
-    """{A's name: B's name} from a CSV file with the columns a and b.
-
-    raises   UsageError
-    """
-    rows = csv.DictReader(read_text(path, "matches", _LARGEST).splitlines())
-    if not {"a", "b"} <= set(rows.fieldnames or ()):
-        had = ", ".join(map(repr, rows.fieldnames or ())) or "nothing"
-        wanted = "a table of pairs has a and b, a line for each pair"
-        raise UsageError(f"{quoted(path)} has the columns {had}; {wanted}")
-    found: dict[str, str] = {}
-    for number, row in enumerate(rows, 2):
-        a, b = (row["a"] or "").strip(), (row["b"] or "").strip()
-        if not a or not b:
-            raise UsageError(f"line {number} of {quoted(path)} lacks a name; each has A's and B's")
-        if found.setdefault(a, b) != b:
-            raise UsageError(f"{a!r} stands twice in {quoted(path)}, with {found[a]!r} and with {b!r}")
     return found

@@ -11,8 +11,9 @@ import pytest
 
 import onnxviz
 from onnxviz.comparing import values
+from onnxviz.comparing.compare import read_pairs
 from onnxviz.comparing.like import probes
-from onnxviz.comparing.match import Matching, _Choice, _Pairing, match, read_pairs
+from onnxviz.comparing.match import Matching, _Choice, _Pairing, match
 from onnxviz.errors import UnknownLayer, UsageError
 from onnxviz.graph.surgery import cut
 from tests.comparing import small, variants
