@@ -98,7 +98,10 @@ def read(source: str | os.PathLike[str] | Sequence[Entry] | None) -> tuple[Entry
     sound = isinstance(entries, list) and all(isinstance(one, dict) for one in entries)
     if unknown is not None or not sound:
         what = "" if unknown is None else f": it has {quoted(unknown)}"
-        raise UsageError(f"{quoted(os.fspath(source))} holds no [[accepted]] entries alone{what}")
+        raise UsageError(
+            f"{quoted(os.fspath(source))} holds no [[accepted]] entries alone{what}; each is [[accepted]], "
+            'fingerprint = "…" (the report gives it), reason = "…"'
+        )
     return tuple(_entry(one, number, os.fspath(source)) for number, one in enumerate(entries, 1))
 
 
@@ -106,7 +109,10 @@ def _entry(given: dict[str, Any], number: int, source: str) -> Entry:
     place = f"entry {number} of {quoted(source)}"
     for key, value in given.items():
         if key not in _KEYS:
-            raise UsageError(f"{place} has an unknown key {quoted(key)}{near(key, _KEYS)}")
+            raise UsageError(
+                f"{place} has an unknown key {quoted(key)}{near(key, _KEYS)}; an entry has a fingerprint and a reason, "
+                "and may have an id, where, and until"
+            )
         if key != "until" and not isinstance(value, str):
             raise UsageError(f"{place}: {key} is a text, got {value!r}")
     until = given.get("until") or None

@@ -28,6 +28,8 @@ def audit(run: Run, call: Call) -> None:
     written = call.own.pop("write_accept")
     if written is not None:
         _refuse(written)
+    if run.out is not None:
+        _claim(run, run.output())
     if call.options.pop("resume", False):
         call.options["resume"] = run.output()
     of_plan = ("policy", "accept", "only", "skip", "fail_on", "sample")
@@ -52,6 +54,13 @@ def audit(run: Run, call: Call) -> None:
         found = saving.finish(run, lambda: call(net, images), show, note)
     if found.verdict != "pass":
         raise typer.Exit(1)
+
+
+def _claim(run: Run, target: Path, *more: str, checks: bool = True) -> None:
+    """Before any work: the report's own names, and more of them, in the folder that it goes to."""
+    from onnxviz.auditing.report.write import names
+
+    run.claim(target, *(target / name for name in (*names(run.command, checks), *more)))
 
 
 def _isolated(run: Run) -> bool:
@@ -126,7 +135,7 @@ def compare(run: Run, call: Call) -> None:
     from onnxviz.comparing.judge import verdict
 
     target, fail_on = run.output(), call.own["fail_on"]
-    run.claim(target)
+    _claim(run, target, "layers.csv", "layers.parquet", "exclude.json")
     if call.options.pop("resume", False):
         call.options["resume"] = target
     entries = accept.read(call.own["accept"])  # what cannot be read is told before any work
@@ -137,7 +146,7 @@ def compare(run: Run, call: Call) -> None:
         for note in unused:
             run.note(note)
         path = found.save(target, fail_on=fail_on, accepted=accepted, model=call.arguments["b"])
-        for line in found.lines():
+        for line in found.lines(accepted):
             run.say(line)
         outcome = verdict(found, fail_on, accepted)
         run.say()
@@ -155,7 +164,7 @@ def compare(run: Run, call: Call) -> None:
 def report(run: Run, call: Call) -> None:
     """A folder with the page of a network and photos."""
     target = run.output()
-    run.claim(target, *(target / name for name in ("report.html", "report.json", "photos.csv")))
+    _claim(run, target, "photos.csv", "photos.parquet", checks=False)
     net = run.load(call.model)
     one_file = call.own.pop("one_file")
 

@@ -62,11 +62,14 @@ _TAKEN: Final = ("answers", "runtime", "why", *_GROWN, "explained")
 class Comparison(Compared):
     """What changed between two files of one network; fields of `Compared`."""
 
-    def lines(self) -> list[str]:
-        """The whole of it in a screen: answers, the first layers with the reason, what to do."""
+    def lines(self, accepted: Mapping[str, str] | None = None) -> list[str]:
+        """The whole of it in a screen: answers, the first layers with the reason, what to do.
+
+        accepted   reasons, by fingerprint, of findings that somebody has accepted
+        """
         from onnxviz.comparing.page import lines
 
-        return lines(self)
+        return lines(self, accepted)
 
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(chr(10).join(self.lines()))}</pre>"

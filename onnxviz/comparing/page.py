@@ -338,8 +338,11 @@ _CALLED: Final = {
 }
 
 
-def lines(found: Compared) -> list[str]:
-    """Answers, the first layers with the reason, what to do, findings: each with its head."""
+def lines(found: Compared, accepted: Mapping[str, str] | None = None) -> list[str]:
+    """Answers, the first layers with the reason, what to do, findings: each with its head.
+
+    accepted   reasons, by fingerprint, of findings that somebody has accepted: they stand last
+    """
     told: list[tuple[str, list[str]]] = []
     if found.answers is not None:
         told.append(("answers", found.answers.sentences()))
@@ -360,9 +363,12 @@ def lines(found: Compared) -> list[str]:
         todo += [exclusion(chosen, found), *(f"  {printable(name)}" for name in chosen.layers)]
         todo += ["names for nodes_to_exclude: exclude.json"] if quantised(found) else []
     told.append(("to do", todo))
-    findings = [f"{one.severity.ljust(6)}  {one.id}: {one.sentence}" for one in found.findings[:WORST]] or [
-        "none"
-    ]
+    taken = accepted or {}
+    findings = [
+        f"{one.severity.ljust(6)}  {one.id}: {one.sentence}"
+        + (f" Accepted: {taken[one.fingerprint]}" if one.fingerprint in taken else "")
+        for one in sorted(found.findings, key=lambda one: one.fingerprint in taken)[:WORST]
+    ] or ["none"]
     more = len(found.findings) - WORST
     told.append(("findings", findings + ([f"{more} more: see the report"] if more > 0 else [])))
     told.append(("not run", list(gaps(found))))

@@ -361,6 +361,11 @@ def resolve(layers: Sequence[Layer], name: str) -> Layer:
     for layer in layers:
         if layer.quantised is not None and re.fullmatch(re.escape(layer.name) + _RECTIFIER, name):
             return layer
+    several = [part.strip() for part in name.split(",")]
+    if len(several) > 1 and set(several) <= set(known):
+        raise UnknownLayer(
+            f"no layer is named {name!r}, but each of its parts: give each a --layer of its own"
+        )
     raise UnknownLayer(
         f"no layer is named {name!r}{near(name, dict.fromkeys(known))}; `onnxviz inspect` lists the layers"
     )

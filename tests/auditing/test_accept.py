@@ -51,12 +51,12 @@ def test_what_does_not_count_is_said(tmp_path, said, note):
     [
         ("[[accepted]\n", "cannot read accepted findings"),
         ("[[acepted]]\nid = 'a'\n", "'acepted'"),
-        (entry(resaon='"x"'), "did you mean 'reason'"),
+        (entry(resaon='"x"'), "did you mean 'reason'.*; an entry has a fingerprint and a reason"),
         (entry(until='"soon"'), "until is a date"),
         (entry(until="5"), "until is a date"),
         (entry(fingerprint='"12"'), "16 hexadecimal digits"),
         (entry(reason="3"), "reason is a text"),
-        ("accepted = 3\n", "no \\[\\[accepted\\]\\] entries"),
+        ("accepted = 3\n", "no \\[\\[accepted\\]\\] entries.*; each is .* fingerprint = .* reason = "),
     ],
 )
 def test_what_is_no_such_file_is_refused(tmp_path, text, message):

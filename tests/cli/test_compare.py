@@ -76,6 +76,7 @@ def test_a_model_has_options_of_its_own_and_an_accepted_finding_does_not_count(c
     Path("accept.toml").write_text("".join(entries))
     said = call("a same", f"{own} --optimise-b off --accept accept.toml")
     assert said.code == 0 and "pass" in said.out
+    assert said.out.count("Accepted: meant") == len(told["findings"])
 
 
 def test_true_classes_pairs_and_one_layer(call):

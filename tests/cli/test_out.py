@@ -46,7 +46,7 @@ def no_work(monkeypatch, call):
     def worked(*_, **__):
         raise AssertionError("the work was begun")
 
-    names = "occlusion embed map patches saliency filters ascent dream fool style_train"
+    names = "occlusion embed map patches saliency filters ascent dream fool style_train audit compare report"
     for name in names.split():
         monkeypatch.setattr(onnxviz, name, worked)
 
@@ -98,6 +98,13 @@ def test_what_is_documented_goes_on(call):
         ("style-train 0.png given -o mine/s.onnx", "s.png", ""),
         ("patches given --layer conv1 -o mine", "overview.png", ""),
         ("patches given --layer conv1 -o mine", "patches.csv", ""),
+        ("audit -o mine", "report.html", ""),
+        ("audit -o mine", "findings.csv", ""),
+        ("compare tiny.onnx given -o mine", "report.html", ""),
+        ("compare tiny.onnx given -o mine", "compare.sarif", ""),
+        ("compare tiny.onnx given -o mine", "layers.csv", ""),
+        ("compare tiny.onnx given -o mine", "manifest.json", "no manifest of onnxviz"),
+        ("report given -o mine", "photos.parquet", ""),
     ],
 )
 def test_the_users_files_beside_the_result_are_not_written_over(call, no_work, line, there, words):

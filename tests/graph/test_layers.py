@@ -253,6 +253,8 @@ def test_resolve_by_value_by_node_and_by_module():
     assert resolve(found, "stem").name == "relu1"  # a module's result is its last layer
     with pytest.raises(UnknownLayer, match=r"did you mean .*'body\.0\.conv'"):
         resolve(found, "body.0.cnv")
+    with pytest.raises(UnknownLayer, match="give them one by one"):
+        resolve(found, "relu1, conv2")
 
 
 SCOPES = "pkg.torch.onnx.name_scopes"

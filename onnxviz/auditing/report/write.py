@@ -20,9 +20,15 @@ from onnxviz.files import json_bytes, png_bytes
 #: The page itself.
 PAGE = "report.html"
 SUMS = "SHA256SUMS"
+_JSON, _JUNIT, _FINDINGS = "report.json", "junit.xml", "findings.csv"
 # What the JSON has of a finding and of a check, in this order.
 _FINDING = ("id", "severity", "figure", "threshold", "where", "headline", "sentence", "advice", "fingerprint")
 _CHECK = ("id", "title", "state", "reason", "figure", "threshold", "measure", "limits")
+
+
+def names(kind: str, checks: bool = True) -> tuple[str, ...]:
+    """What every report of a kind writes, with checks or without, but for the manifest."""
+    return PAGE, _JSON, SUMS, *((f"{kind}.sarif", _JUNIT, _FINDINGS) if checks else ())
 
 
 def write(
@@ -59,11 +65,11 @@ def write(
 
 def _made(page: Page, files: Mapping[str, bytes], one_file: bool) -> dict[str, bytes | Stored]:
     photos: dict[str, bytes | Stored] | None = None if one_file else {}
-    made: dict[str, bytes | Stored] = {PAGE: render(page, photos), "report.json": json_bytes(to_dict(page))}
+    made: dict[str, bytes | Stored] = {PAGE: render(page, photos), _JSON: json_bytes(to_dict(page))}
     if page.checks:
         made[f"{page.kind}.sarif"] = json_bytes(sarif(page))
-        made["junit.xml"] = junit(page)
-        made["findings.csv"] = tables.csv_bytes(_columns(page))
+        made[_JUNIT] = junit(page)
+        made[_FINDINGS] = tables.csv_bytes(_columns(page))
     for name, table in _tables(page).items():
         made |= tables.both(name, table.columns)
     places = evidence_files(page)
