@@ -364,7 +364,7 @@ def resolve(layers: Sequence[Layer], name: str) -> Layer:
     several = [part.strip() for part in name.split(",")]
     if len(several) > 1 and set(several) <= set(known):
         raise UnknownLayer(
-            f"no layer is named {name!r}, but each of its parts: give each a --layer of its own"
+            f"no layer is named {name!r}, but each part between commas is one: give them one by one"
         )
     raise UnknownLayer(
         f"no layer is named {name!r}{near(name, dict.fromkeys(known))}; `onnxviz inspect` lists the layers"
