@@ -25,8 +25,8 @@ def environment(name: str, *installs: list[str], base: str = sys.executable) -> 
     """
     if sys.version_info < OLDEST:
         sys.exit(f"onnxviz needs Python {OLDEST[0]}.{OLDEST[1]} or newer; this is {sys.version.split()[0]}")
-    folder = ROOT / f".venv-{name}"
-    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    python = place(name)
+    folder = python.parent.parent
     wanted = hashlib.sha256(
         (ROOT / "pyproject.toml").read_bytes() + repr((installs, version(base))).encode()
     ).hexdigest()
@@ -45,6 +45,11 @@ def environment(name: str, *installs: list[str], base: str = sys.executable) -> 
             sys.exit(f"installing failed: {' '.join(command)}")
     stamp.write_text(wanted)
     return python
+
+
+def place(name: str) -> Path:
+    """Where the Python of `.venv-NAME` is, or will be."""
+    return ROOT / f".venv-{name}" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
 def version(python: str) -> tuple[int, int] | None:

@@ -19,6 +19,8 @@ import tomllib
 from collections import Counter, defaultdict
 from pathlib import Path
 
+from environment import place
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "onnxviz"
 # Row: the folders that are it, today's and those to come, and its budget of lines. `.` is the package's own folder.
@@ -87,8 +89,8 @@ def main(arguments: list[str]) -> int:
         print(__doc__)
         return 2
     if {"flow", "operators"} & set(wanted) and importlib.util.find_spec("onnx") is None:
-        python = next(ROOT.glob(".venv-test/*/python*"), None)
-        if python is None:
+        python = place("test")
+        if not python.exists():
             print(
                 "`flow` and `operators` need the test environment: python3 tools/test.py makes it",
                 file=sys.stderr,

@@ -39,3 +39,16 @@ def test_predict_goes_no_further_than_it_must():
 def test_predict_imports_no_more_than_it_must():
     _, _, modules = lines.probe("predict command")
     assert 50 < modules < 68
+
+
+def test_without_the_packages_it_runs_in_the_test_environment(monkeypatch, tmp_path):
+    """It took the folder `.venv-test/lib/python3.11` for a Python, where the file system lists that first."""
+    called = []
+    monkeypatch.setattr(lines.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(lines.subprocess, "call", lambda command: called.append(command) or 0)
+    python = tmp_path / ".venv-test" / "bin" / "python"
+    monkeypatch.setattr(lines, "place", lambda name: python)
+    assert lines.main(["lines", "flow"]) == 0 and not called
+    python.parent.mkdir(parents=True)
+    python.touch()
+    assert lines.main(["flow"]) == 0 and called == [[str(python), lines.__file__, "flow"]]
