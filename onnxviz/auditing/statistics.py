@@ -156,5 +156,5 @@ class Likeness:
         return min(1.0, max(-1.0, self.product / scale)) if scale > 0 else None
 
     def figures(self) -> dict[str, float | None]:
-        """As plain values."""
-        return {"sqnr_db": self.sqnr, "cosine": self.cosine}
+        """As plain values; of no signal there is no ratio."""
+        return {"sqnr_db": self.sqnr if self.signal else None, "cosine": self.cosine}

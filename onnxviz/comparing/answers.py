@@ -16,6 +16,7 @@ import numpy as np
 
 from onnxviz.auditing.statistics import Calibration, Likeness, Share, mcnemar
 from onnxviz.comparing.dense import Detections, Pixels, detections, inferred, pixels
+from onnxviz.comparing.finite import Seen
 from onnxviz.comparing.hybrids import answers as answering
 from onnxviz.comparing.hybrids import picks
 from onnxviz.comparing.noise import Noise, centred, level, moved, noise_equivalent, together, whole
@@ -77,6 +78,8 @@ class Answers:
     noise        the noise equivalent; None where it was not measured
     flips        a row for each picture with another class, where A was surest first
     not_finite   pictures left out since A or B gives NaN or infinities
+    bad          'A' and 'B': the places of those pictures that it gives them for
+    silent       why B cannot be judged by A's answers: these hold no signal; '' where they do
     skipped      pictures that could not be used
     pixels       of a segmenter the classes of places, of a detector what it finds; None of any other network
     """
@@ -90,6 +93,8 @@ class Answers:
     noise: Noise | None = None
     flips: Columns = field(default_factory=dict)
     not_finite: Sequence[str] = ()
+    bad: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    silent: str = ""
     skipped: Sequence[Skipped] = ()
     pixels: Pixels | Detections | None = None
 
@@ -106,17 +111,21 @@ class Answers:
             "truth": None if truth is None else truth.to_dict(),
             "noise_equivalent": None if noise is None else noise.to_dict(),
             "not_finite": len(self.not_finite),
+            "silent": self.silent,
             "skipped": len(self.skipped),
         }
 
     def sentences(self) -> list[str]:
         """The same for a reader."""
-        told: list[str] = []
-        if self.pixels is not None:
+        told: list[str] = [self.silent] if self.silent else []
+        if not self.pictures:
+            told.append("no picture could be compared")
+        elif self.pixels is not None:
             told += self.pixels.sentences()
         elif self.reason:
             told.append(f"answers are not compared: {self.reason}")
-        for margin, one in sorted(self.agreement.items(), key=lambda item: item[0] or 1):
+        agreement = self.agreement if self.pictures else {}
+        for margin, one in sorted(agreement.items(), key=lambda item: item[0] or 1):
             if not margin:
                 told.append(f"over all pictures the same class in {one}")
             elif one.of:
@@ -141,15 +150,21 @@ class Answers:
                 f"calibration error {held.ece_a or 0:.3f} and {held.ece_b or 0:.3f}"
             )
         told += [
-            f"{printable(name, 60)}: signal to noise {one.sqnr:.1f} dB over {self.pictures} pictures, "
-            f"cosine {one.cosine or 0:.4f}"
-            for name, one in self.likeness.items()
+            f"{printable(name, 60)}: {_likeness(one, self.pictures)}" for name, one in self.likeness.items()
         ]
         if self.not_finite:
             told.append(f"left out, since A or B gives NaN or infinities: {len(self.not_finite)} pictures")
         if self.skipped:
             told.append(f"left out, since they could not be used: {len(self.skipped)} pictures")
         return told
+
+
+def _likeness(one: Likeness, pictures: int) -> str:
+    if not one.signal:
+        return "A gives no signal that B could be held against"
+    if not one.noise:
+        return f"the same numbers over {pictures} pictures"
+    return f"signal to noise {one.sqnr:.1f} dB over {pictures} pictures, cosine {one.cosine or 0:.4f}"
 
 
 def answers(
@@ -181,31 +196,25 @@ def answers(
         _rows(b, pictures, [heads[1].scores, heads[1].logits], None, silent),
     )
     with a.passing(), b.passing():
-        broken = _tabled(table, pictures, heads, both)
-    if not table.count and not broken:
+        _tabled(table, pictures, heads, both)
+    if not table.count and not table.seen.names:
         raise none_used(len(pictures), skipped)
-    noise = noise_equivalent(a, pictures, table.moved, seed) if table.count else None
-    return table.result(noise, broken, skipped)
+    noise = noise_equivalent(a, pictures, table.moved, seed) if table.moved else None
+    return table.result(noise, skipped)
 
 
-def _tabled(
-    table: _Table, pictures: Sequence[Any], heads: tuple[Head, Head], both: Iterator[_Pair]
-) -> list[str]:
-    """Put all rows into the table; the names of pictures that one of both has no numbers for.
+def _tabled(table: _Table, pictures: Sequence[Any], heads: tuple[Head, Head], both: Iterator[_Pair]) -> None:
+    """Put all rows into the table.
 
     In a frame of its own: the last row is memory of the sessions, which would outlive them.
     """
-    broken = []
     for index, digest, *rows in both:
         name = source_name(pictures[index], index)
         paired = list(zip(rows, heads, strict=True))
         logits = [row[head.logits].reshape(-1).astype(np.float64) for row, head in paired]
         scores = [probabilities(head, row[head.scores].reshape(1, -1))[0] for row, head in paired]
-        if all(np.isfinite(array).all() for array in (*logits, *scores)):
+        if table.seen.finite(index, name, *zip(logits, scores, strict=True)):
             table.add(index, name, digest, scores, [centred(z, heads[0]) for z in logits])
-        else:
-            broken.append(printable(name))
-    return broken
 
 
 # --- streaming --------------------------------------------------------------------------------------
@@ -269,7 +278,7 @@ def _outputs(
     """
     names = _told(a, b)
     found = {name: Likeness() for name in names[0]}
-    count, broken, taken = 0, list[str](), note_set()
+    count, seen, taken = 0, Seen(), note_set()
     by_b: dict[int, float] = {}
     places = pixels(a)
     boxes = detections(a, names[0]) if places is None else None
@@ -289,21 +298,21 @@ def _outputs(
             for name, twin in zip(*names, strict=False)
             if name in arrays and twin in others and arrays[name].shape == others[twin].shape
         ]
-        if all(np.isfinite(x).all() and np.isfinite(y).all() for _, x, y in pairs):
+        ours, theirs = ({name: both[side] for name, *both in pairs} for side in (0, 1))
+        if seen.finite(index, source_name(source, index), list(ours.values()), list(theirs.values())):
             count += 1
             for name, x, y in pairs:
                 found[name].add(x, y)
                 if places is not None and name == places[0].output:
                     one, other = (np.moveaxis(array, places[1], 1)[0] for array in (x, y))
                     places[0].add(one, other, MARGINS)
-            ours, theirs = ({name: both[side] for name, *both in pairs} for side in (0, 1))
-            by_b[index] = together([level(x) for x in ours.values()], [level(y) for y in theirs.values()])
+            signals = [level(x) for x in ours.values()]
+            if seen.holds(signals, record.pictures[0]["sha256"] if record.pictures else ""):
+                by_b[index] = together(signals, [level(y) for y in theirs.values()])
             if boxes is not None:
                 boxes.add(ours, theirs)
-        else:
-            broken.append(printable(source_name(source, index)))
         progress(index + 1, len(pictures), "images")
-    if not count and not broken:
+    if not count and not seen.names:
         raise none_used(len(pictures), skipped)
     measured = {name: one for name, one in found.items() if one.signal or one.other}
     return Answers(
@@ -311,7 +320,7 @@ def _outputs(
         reason,
         likeness=measured,
         noise=noise_equivalent(a, pictures, by_b, seed, list(measured)) if by_b and measured else None,
-        not_finite=tuple(broken),
+        **seen.told(),
         skipped=tuple(skipped),
         pixels=boxes if places is None else places[0],
     )
@@ -342,6 +351,7 @@ class _Table:
         self._calibration = Calibration(), Calibration()
         self._flips: list[dict[str, Any]] = []
         self.count = 0
+        self.seen = Seen()
         self.moved: dict[int, float] = {}  # ‖z_B − z_A‖ / ‖z_A‖ by picture
 
     def add(
@@ -349,7 +359,8 @@ class _Table:
     ) -> None:
         self.count += 1
         self._likeness.add(*logits)
-        self.moved[index] = moved(*logits)
+        if self.seen.holds(logits[:1], digest):
+            self.moved[index] = moved(*logits)
         classes = [int(np.argmax(row)) for row in scores]
         best = [float(row[one]) for row, one in zip(scores, classes, strict=True)]
         margin = _margin(scores[0])
@@ -376,7 +387,7 @@ class _Table:
                 row |= {"truth": known, "truth_label": None if known is None else self._a.label(known)}
             self._flips.append(row)
 
-    def result(self, noise: Noise | None, broken: Sequence[str], skipped: Sequence[Skipped]) -> Answers:
+    def result(self, noise: Noise | None, skipped: Sequence[Skipped]) -> Answers:
         flips = sorted(self._flips, key=lambda row: -row["margin"])
         columns = list(flips[0]) if flips else ["picture", "sha256", "a", "b", "margin"]
         return Answers(
@@ -387,7 +398,7 @@ class _Table:
             truth=self._against(),
             noise=noise,
             flips={name: [row[name] for row in flips] for name in columns},
-            not_finite=tuple(broken),
+            **self.seen.told(),
             skipped=tuple(skipped),
         )
 

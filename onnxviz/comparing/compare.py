@@ -21,8 +21,9 @@ from onnxviz.auditing.resume import RESTS
 from onnxviz.auditing.statistics import Likeness
 from onnxviz.auditing.truth import read_truth
 from onnxviz.comparing.agree import agree, input_check
-from onnxviz.comparing.answers import answers
+from onnxviz.comparing.answers import Answers, answers
 from onnxviz.comparing.drift import Drift, drift, flips
+from onnxviz.comparing.finite import Finite, finite
 from onnxviz.comparing.hybrids import Hybrids, ending
 from onnxviz.comparing.judge import judged
 from onnxviz.comparing.local import HEALED, advise, local, split
@@ -33,6 +34,7 @@ from onnxviz.errors import (
     ImageRejected,
     LimitExceeded,
     ModelRejected,
+    NotFinite,
     RuntimeFailed,
     UsageError,
     WorkerCrashed,
@@ -275,13 +277,14 @@ class _Work:
             self.part(
                 "answers", lambda: answers(a, b, listing, truth=self.truth, seed=seed, progress=progress)
             )
+        self.part("finite", self._finite)
         self.part("matching", lambda: self._matching(x, other))
         matching = self.parts.get("matching")
         self.part("runtime", lambda: rewritten(b, other))
         if matching is not None:
             self.part("why", lambda: why(a, b, matching, x, other, layers=self.layers, progress=progress))
         if matching is not None and listing is not None:
-            self._layers(matching, x, other)
+            self._layers(matching, x, other, self.parts.get("answers"))
         if listing is not None and "answers" in self.parts:
             self.part("flips", lambda: flips(a, b, listing.images, self.parts["answers"], self.methods, seed))
         if not self.methods:
@@ -295,6 +298,16 @@ class _Work:
             with recording():  # the pictures are on record
                 self.part("drift", lambda: drift(a, b, listing, progress=progress, **given))
 
+    def _finite(self) -> Finite:
+        """What is no number in either file; of pictures, what they gave for them."""
+        if self.listing is None:
+            return finite(self.a, self.b, None)
+        done = self.parts.get("answers")
+        if done is None:
+            return finite(self.a, self.b, self.listing.images, reason=self.reasons.get("answers", ""))
+        seen = done.pictures + len(done.not_finite)
+        return finite(self.a, self.b, self.listing.images, done.bad, seen)
+
     def _matching(self, x: np.ndarray, other: np.ndarray) -> Matching:
         apart = slice(None, None, max(1, len(x) // 2))
         two = x[apart][:2], other[apart][:2]
@@ -302,9 +315,12 @@ class _Work:
         found.require_same_network()
         return found
 
-    def _layers(self, matching: Matching, x: np.ndarray, other: np.ndarray) -> None:
+    def _layers(self, matching: Matching, x: np.ndarray, other: np.ndarray, given: Answers | None) -> None:
         """What each layer does, what it is made of, and what to do."""
         if "local" in self.parts:
+            return
+        if given is not None and given.silent and not any(one.signal for one in given.likeness.values()):
+            self.reasons["local"] = given.silent
             return
         restore, progress = self.parameters["restore"], self.progress
         self.part("grown", lambda: Hybrids(self.a, self.b, matching, x, other))
@@ -375,6 +391,8 @@ def rewritten(net: Network, x: np.ndarray) -> Likeness | None:
     """How far ONNX Runtime's rewriting of the graph moves the outputs: the file as it stands against what is run.
 
     None where nothing is rewritten, as it was opened.
+
+    raises   NotFinite where either gives NaN or infinities for every picture; what running raises
     """
     if not net.optimise:
         return None
@@ -382,13 +400,18 @@ def rewritten(net: Network, x: np.ndarray) -> Likeness | None:
     names = [end.logits] if end is not None else [value.name or "" for value in net.model.graph.outputs]
     plain = copy.copy(net)
     plain.optimise = False
-    found = Likeness()
+    found, sound = Likeness(), 0
     for place in range(len(x)):
         one, other = (each.run(x[place : place + 1], names) for each in (plain, net))
+        if not all(np.isfinite(side[name]).all() for side in (one, other) for name in names):
+            continue
+        sound += 1
         for name in names:
             y, z = one[name], other[name]
             if y.dtype.kind == "f" and y.shape == z.shape:
                 mean = y.mean() if end is not None and end.scored and y.size > 1 else 0.0
                 if np.abs(y - mean).max(initial=0) > _STILL * np.abs(y).max(initial=0):
                     found.add(y - mean, z - mean)
+    if not sound:
+        raise NotFinite(f"B gives NaN or infinities for each of {len(x)} pictures that were tried")
     return found

@@ -219,4 +219,4 @@ def _present(model: ir.Model, name: str) -> str:
 
 def decibels(moved: float) -> float:
     """A share of the length as a signal-to-noise ratio; infinite where nothing moved."""
-    return -20 * math.log10(moved) if moved > 0 else math.inf
+    return math.inf if moved == 0 else -20 * math.log10(moved)

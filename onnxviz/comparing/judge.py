@@ -9,11 +9,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from onnxviz.auditing.finding import FAIL_ON, Check, Evidence, Finding, checked, counts
+from onnxviz.auditing.finding import FAIL_ON, Check, Evidence, Finding, State, checked, counts
 from onnxviz.auditing.report.page import Verdict
 from onnxviz.auditing.statistics import Likeness, Share
 from onnxviz.comparing.answers import Answers
 from onnxviz.comparing.drift import Drift
+from onnxviz.comparing.finite import judge as finite
 from onnxviz.comparing.local import Local, Split
 from onnxviz.comparing.match import Matching
 from onnxviz.comparing.result import Compared
@@ -37,6 +38,7 @@ _ONE_SIDED: Final = 1.6448536
 #: Agreement is judged where A's best class leads by so much.
 MARGIN: Final = 0.1
 _MEND: Final = "mend what stands out there"
+_NONE_LEFT: Final = "no picture could be used: A or B gives NaN or infinities for each"
 _FLIPS: Final = 10  # rows of evidence
 _EVIDENCE: Final = {
     "picture": "picture",
@@ -79,22 +81,11 @@ def verdict(found: Compared, fail_on: str, accepted: Mapping[str, str]) -> Verdi
     needed = {"answers", "matching", "local"} if found.pictured else {"matching"}
     states = {one.id: one.state for one in found.checks}
     gaps = needed & set(found.reasons) or states.get("compare.matching") == "not-run"
-    return "incomplete" if gaps or found.manifest.get("incomplete") else "pass"
+    silent = found.answers is not None and (found.answers.silent or not found.answers.pictures)
+    return "incomplete" if gaps or silent or found.manifest.get("incomplete") else "pass"
 
 
 # --- the whole ----------------------------------------------------------------------------------
-
-
-def _finite(rule: Rule, answers: Answers, parts: Mapping[str, Any]) -> Check:
-    bad = list(answers.not_finite)
-    named = ", ".join(bad[:3]) + (", …" if len(bad) > 3 else "")
-    findings = found(
-        rule, len(bad), "",
-        f"A or B gives NaN or infinities for {len(bad)} of {len(bad) + answers.pictures} pictures ({named}); they are "
-        "left out of all other figures.",
-        "look for weights that are not finite (onnxviz inspect), or numbers that overflow in a narrow type",
-    )  # fmt: skip
-    return checked(rule, findings=findings, figure=len(bad), figures={"pictures": bad})
 
 
 def source(split: Split | None, why: Why | None, local: Local | None = None) -> str:
@@ -159,6 +150,8 @@ def exact(share: Share) -> tuple[float, float]:
 
 def _answers(rule: Rule, answers: Answers, parts: Mapping[str, Any]) -> Check:
     figures, cause = answers.to_dict(), _cause(parts)
+    if answers.silent or not answers.pictures:
+        return checked(rule, "not-run", reason=answers.silent or _NONE_LEFT, figures=figures)
     if answers.pixels is not None:
         agreed = answers.pixels.agreement(MARGIN)
         if agreed is None:
@@ -193,7 +186,7 @@ def _answers(rule: Rule, answers: Answers, parts: Mapping[str, Any]) -> Check:
 def _runtime(rule: Rule, moved: Likeness | None, parts: Mapping[str, Any]) -> Check:
     if moved is None:
         return checked(rule, "not-applicable", reason="B is run as its file has it: nothing is rewritten")
-    if not moved.signal and not moved.noise:
+    if not moved.signal:
         return checked(rule, "not-applicable", reason="B gives the same for every place of its outputs")
     findings = found(
         rule, moved.sqnr, "",
@@ -214,15 +207,18 @@ def _runtime(rule: Rule, moved: Likeness | None, parts: Mapping[str, Any]) -> Ch
             )
             for one in findings
         ]
-    return checked(rule, findings=findings, figure=moved.sqnr, figures=moved.figures())
+    figure = moved.sqnr if moved.noise else "the same numbers"
+    return checked(rule, findings=findings, figure=figure, figures=moved.figures())
 
 
 def _drift(rule: Rule, drift: Drift, parts: Mapping[str, Any]) -> Check:
     figures = drift.to_dict()
     if drift.reason or not any(one.drifted.of for one in drift.methods.values()):
-        reason = drift.reason or "; ".join(f"{name}: {one.reason}" for name, one in drift.methods.items())
+        told = (f"{name}: {one.reason}" for name, one in drift.methods.items() if one.reason)
+        reason = drift.reason or "; ".join(told)
         reason = reason or "no map could be compared"
-        return checked(rule, "not-applicable", reason=reason, figures=figures)
+        state: State = "not-run" if drift.others and not drift.pictures else "not-applicable"
+        return checked(rule, state, reason=reason, figures=figures)
     findings: list[Finding] = []
     lowest = 0.0
     for name, one in drift.methods.items():
@@ -267,7 +263,14 @@ def _layer(rule: Rule, local: Local, parts: Mapping[str, Any]) -> Check:
         return checked(rule, figure="no layer differs")
     name, share, advice = printable(worst.layer), worst.share, parts.get("advice")
     findings: list[Finding] = []
-    if share >= LAYER_SHARE and worst.e >= LAYER_MOVED:
+    if math.isinf(worst.e):
+        told = f"{name} alone, put into A, gives NaN or infinities"
+        advice = _MEND + (advice.way_out if advice else "")
+        headline = rule.means.replace("{where}", name)
+        findings = [
+            Finding(rule.id, rule.severity, share, LAYER_SHARE, name, told, advice, headline=headline)
+        ]
+    elif share >= LAYER_SHARE and worst.e >= LAYER_MOVED:
         alone = f"{name} alone makes {share:.0%} of the damage"
         if sum(one.e > STILL for one in local.effects) < FEWEST:
             told, headline = f"{alone}; hardly another layer differs", rule.means.replace("{where}", name)
@@ -289,6 +292,8 @@ def _each(rule: Rule, why: Why, ask: _OfLayer) -> Check:
     """A rule that is asked of every layer: its worst figure, and a finding for each that is over the threshold."""
     findings: list[Finding] = []
     asked = [(one, said) for one in why.layers if (said := ask(one)) is not None]
+    if not asked and any(one.not_finite and one.sqnr is None for one in why.layers):
+        return checked(rule, "not-run", reason=_NONE_LEFT)
     if not asked:
         return checked(rule, "not-applicable", reason="B holds no layer as integers of a fixed range")
     for one, (value, sentence, advice) in asked:
@@ -410,7 +415,7 @@ def _weights(rule: Rule, why: Why, parts: Mapping[str, Any]) -> Check:
 #: By rule: the part that it asks, and how.
 _ASKED: Final[Mapping[str, tuple[str, Callable[[Rule, Any, Mapping[str, Any]], Check]]]] = {
     "compare.input": ("input", lambda rule, done, parts: done),
-    "compare.finite": ("answers", _finite),
+    "compare.finite": ("finite", finite),
     "compare.answers": ("answers", _answers),
     "compare.layer": ("local", _layer),
     "compare.weights": ("why", _weights),

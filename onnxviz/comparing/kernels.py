@@ -185,6 +185,7 @@ def _flattened(node: ir.Node, values: list[ir.Value], facts: Facts) -> tuple[int
     return ()
 
 
+@np.errstate(invalid="ignore", over="ignore")  # weights that are no numbers have no likeness
 def _set(kernel: Kernel, form: np.ndarray, flattened: tuple[int, ...], project: Projector) -> None:
     kernel.size = (form.shape[0], form.shape[1] * form.shape[2])
     group = int(view(kernel.node).attributes.get("group", 1))

@@ -20,6 +20,7 @@ from typing import Any, Final
 import numpy as np
 
 from onnxviz.comparing.hybrids import Hybrids, decibels
+from onnxviz.errors import NotFinite
 from onnxviz.progress import Progress, silent
 
 #: Layers that are healed in B, the worst first.
@@ -61,12 +62,14 @@ class Local:
     moved        of B as a whole: mean over pictures of ‖z − z_A‖ / ‖z_A‖
     pictures     how many counted
     not_finite   pictures left out, since A or B gives NaN or infinities
+    silent       pictures left out, since A's answers hold no signal that B's could be held against
     """
 
     effects: tuple[LocalEffect, ...]
     moved: float
     pictures: int
     not_finite: int = 0
+    silent: int = 0
 
     @cached_property
     def ranked(self) -> tuple[LocalEffect, ...]:
@@ -103,6 +106,7 @@ class Local:
             "apart": self.apart,
             "pictures": self.pictures,
             "not_finite": self.not_finite,
+            "silent": self.silent,
         }
 
 
@@ -110,15 +114,16 @@ def local(hybrids: Hybrids, *, heal: int = HEALED, progress: Progress = silent) 
     """The local effect of each layer, and what healing the first would do.
 
     heal     how many layers are healed in B
-    raises   what compiling and running raise
+    raises   NotFinite where no picture is left; what compiling and running raise
     """
     graft = hybrids.graft
     names = graft.layers
-    moved, sound = _moved(hybrids, names, progress)
+    moved, whole = _moved(hybrids, names, progress)
     # What alone does much more than all together do is taken back elsewhere: perhaps it is in other units.
     odd = [name for name, e in zip(names, moved[1:], strict=True) if e > _TAKEN_BACK * moved[0] + _NOTHING]
     if odd and hybrids.scale(odd):
-        moved, sound = _moved(hybrids, names, progress)
+        moved, whole = _moved(hybrids, names, progress)
+    sound = np.isfinite(whole)
     effects = moved[1:]
     shares = _shares(effects)
     scores = robust_z(effects)
@@ -132,22 +137,29 @@ def local(hybrids: Hybrids, *, heal: int = HEALED, progress: Progress = silent) 
         pair, e, share = hybrids.pairs[name], float(effects[place]), float(shares[place])
         told = tuple(graft.unlike(name))
         found.append(LocalEffect(pair.layer, name, pair.b, e, share, scores[place], cured.get(place), told))
-    return Local(tuple(found), float(moved[0]), int(sound.sum()), int((~sound).sum()))
+    left_out = (int(np.isnan(whole).sum()), int(np.isinf(whole).sum()))
+    return Local(tuple(found), float(moved[0]), int(sound.sum()), *left_out)
 
 
 def _moved(hybrids: Hybrids, names: Sequence[str], progress: Progress) -> tuple[np.ndarray, np.ndarray]:
-    """Of B and of each layer alone, and which pictures count."""
+    """Of B and of each layer alone, and picture by picture of B: those count where it is finite."""
     graft = hybrids.graft
     variants = [graft.whole(), *(graft.local(name) for name in names)]
     found = hybrids.distances(variants, progress=progress, what="layers").moved
-    sound = np.isfinite(found[0])
-    return _means(found, sound), sound
+    return _means(found, np.isfinite(found[0])), found[0]
 
 
 def _means(moved: np.ndarray, sound: np.ndarray) -> np.ndarray:
-    """The mean over the pictures that count; what is not finite there has no bound."""
+    """The mean over the pictures that count; what is not finite there has no bound.
+
+    raises   NotFinite where none counts
+    """
     if not sound.any():
-        return np.full(len(moved), math.nan)
+        silent = np.isinf(moved[0]).all()
+        why = (
+            "A's answers hold no signal" if silent else "A, B, or A with a part of B, gives NaN or infinities"
+        )
+        raise NotFinite(f"none of the {sound.size} pictures that layers are measured on could be used: {why}")
     kept = moved[:, sound]
     return np.where(np.isfinite(kept), kept, math.inf).mean(axis=1)
 
@@ -295,7 +307,7 @@ class Advice:
     def way_out(self) -> str:
         """What leaving the first layer in float is worth, as the end of a sentence."""
         tried = next((one for one in self.exclusions if len(one.layers) == 1), None)
-        if tried is None or tried.gain > WORTH:
+        if tried is None or tried.gain > WORTH or not math.isfinite(tried.gain):
             return ", or leave it in float, as exclude.json has it"
         return f"; its operators in float do not help ({tried.gain:+.1f} dB): B's quantiser behind them stays"
 

@@ -17,6 +17,8 @@ from onnxviz.programs import filled
 _PROBES: Final = 16  # pictures that noise is tried on
 _LARGEST: Final = 64.0  # grey levels of noise, beyond which nobody would call it noise
 _REFINED: Final = 3
+# Numbers that differ by less of their size are one number: float32 has 6e-8.
+_ROUNDING: Final = 1e-6
 
 
 @dataclass(frozen=True)
@@ -143,13 +145,16 @@ def _best(logits: np.ndarray) -> int:
 
 def centred(logits: np.ndarray, head: Head) -> np.ndarray:
     """Less their mean, which no probability depends on; one number for two classes as it is."""
-    return logits if head.kind == BINARY or logits.size == 1 else logits - logits.mean()
+    return logits if head.kind == BINARY else level(logits)
 
 
 def level(array: np.ndarray) -> np.ndarray:
-    """Numbers of any form in a row, less their mean; one alone as it is."""
+    """Numbers of any form in a row, less their mean; one alone as it is. What rounding leaves of one number is 0."""
     row = array.reshape(-1).astype(np.float64)
-    return row - row.mean() if row.size > 1 else row
+    if row.size < 2:
+        return row
+    left = row - row.mean()
+    return left if np.abs(left).max() > _ROUNDING * np.abs(row).max() else np.zeros_like(row)
 
 
 def together(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> float:

@@ -53,7 +53,7 @@ _ALL: Final = {
 _HINTS: Final = {
     "share": "Share of the noise at the answers that this layer makes alone: e² of the sum of all e².",
     "z": "How far log e lies above the median of all layers, in robust deviations.",
-    "healed_db": "Signal to noise at the answers of B with this layer as in A; tried for the first five.",
+    "healed_db": "Signal to noise at the answers of B with this layer as in A; of the first five. ∞: no noise is left.",
     "sqnr_db": "Of the layer's values, with all that went wrong before: where damage arrives, not where it is made.",
     "cut_off": "Share of A's values beyond the range that B holds.",
     "codes_used": "Share of B's range that A's values fill.",
@@ -157,10 +157,9 @@ def _numbers(found: Compared) -> Iterator[Number]:
         yield Number(f"{held.right_b.share:.1%}", f"of {held.pictures} true classes right in B", note)
     if effects is not None and np.isfinite(effects.measured):
         apart = ", layers work on each other" if effects.apart else ""
-        note = (
-            f"on {effects.pictures} pictures, without ONNX Runtime's optimisations; "
-            f"{effects.predicted:.1f} dB predicted from single layers{apart}"
-        )
+        note = f"on {effects.pictures} pictures, without ONNX Runtime's optimisations"
+        if np.isfinite(effects.predicted):
+            note += f"; {effects.predicted:.1f} dB predicted from single layers{apart}"
         yield Number(f"{effects.measured:.1f} dB", "signal to noise at the answers", note)
     if split is not None and split.cause is not None:
         share = f"{split.shares[split.cause]:.0%}"

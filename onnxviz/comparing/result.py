@@ -8,6 +8,7 @@ anybody may have made.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -165,7 +166,9 @@ def reason(one: LayerFigures, effect: LocalEffect | None = None) -> str:
         return f"rounding to {one.codes} {one.granularity}{weights}"
     if worst is not None and worst.codes:
         return f"rounding of its weights to {worst.codes} {worst.granularity}"
-    if worst is not None and worst.sqnr < _ROUNDED_DB:
+    if worst is not None and worst.sqnr is None:
+        return "A's weights there are all 0"
+    if worst is not None and worst.sqnr is not None and worst.sqnr < _ROUNDED_DB:
         return f"its weights differ: {worst.sqnr:.1f} dB"
     otherwise = printable("; ".join(effect.unlike), 160)
     return f"computed otherwise: {otherwise}" if otherwise else "computed otherwise"
@@ -229,7 +232,7 @@ def made(
 def written(parts: Mapping[str, Any]) -> bytes:
     """The parts as a file."""
     plain = {name: _plain(one) for name, one in parts.items()}
-    return json.dumps({"schema": _SCHEMA, "parts": plain}, separators=(",", ":")).encode()
+    return json.dumps({"schema": _SCHEMA, "parts": plain}, separators=(",", ":"), allow_nan=False).encode()
 
 
 def _plain(value: Any) -> Any:
@@ -244,7 +247,8 @@ def _plain(value: Any) -> Any:
         return {"tuple": listed} if isinstance(value, tuple) else listed
     if isinstance(value, Path):
         return {"Path": os.fsdecode(value)}
-    return value.item() if isinstance(value, np.generic) else value
+    value = value.item() if isinstance(value, np.generic) else value
+    return {"float": repr(value)} if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _loaded(value: Any) -> Any:
@@ -259,4 +263,6 @@ def _loaded(value: Any) -> Any:
         return tuple(map(_loaded, own))
     if kind == "Path":
         return Path(own)
+    if kind == "float":  # NaN and infinities, which JSON has no word for
+        return float(own)
     return _KINDS[kind](**{str(name): _loaded(one) for name, one in own.items()})

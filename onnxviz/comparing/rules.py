@@ -72,10 +72,12 @@ _LISTED: Final = (
     Rule(
         "compare.finite",
         "Are all numbers finite?",
-        "A file gives no numbers for some pictures",
-        "pictures for which a file gives NaN or infinities",
+        "What should be a number is none: {where}",
+        "weights and scales that are no numbers (a scale: no positive one), and pictures for which a file gives NaN or "
+        "infinities",
         (("high", 0),),
-        unit=" pictures",
+        limits="Without pictures two that are made are tried. Numbers that are merely absurd are finite.",
+        pictures=False,
     ),
     Rule(
         "compare.answers",

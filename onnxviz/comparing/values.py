@@ -269,6 +269,7 @@ def _run(
             yield name, array if alone else array[:1]
 
 
+@np.errstate(invalid="ignore", over="ignore")  # what is no number stays none, and counts for nothing
 def _face(array: np.ndarray, project: Projector, wanted: Collection[tuple[int, ...]]) -> Sketch:
     wide = array.astype(np.float32, copy=False)
     mean = wide.mean(dtype=np.float64) if wide.size else 0.0

@@ -38,7 +38,8 @@ class WeightFigures:
     """The weights of one layer. What belongs to a quantiser is None where B holds real numbers.
 
     node_a, node_b   the nodes that read them
-    sqnr             in decibels: 20·log10(‖A‖ / ‖A − B‖), BatchNormalization folded in where one of both has it so
+    sqnr             in decibels: 20·log10(‖A‖ / ‖A − B‖), BatchNormalization folded in where one of both has it so;
+                     None where A's are all 0
     predicted        the same as bits and granularity predict: an error of Δ²/12 for each weight, Δ the step that A's
                      weights need
     codes, bits      type of B's codes, and bits of each; 7 where the file keeps to 7 bits of 8
@@ -57,7 +58,7 @@ class WeightFigures:
 
     node_a: str
     node_b: str
-    sqnr: float
+    sqnr: float | None
     predicted: float | None = None
     codes: str | None = None
     bits: int | None = None
@@ -75,7 +76,7 @@ class WeightFigures:
     @property
     def short(self) -> float | None:
         """By how many decibels they are under what is predicted; negative where they are better."""
-        return None if self.predicted is None else self.predicted - self.sqnr
+        return None if self.predicted is None or self.sqnr is None else self.predicted - self.sqnr
 
     def sentences(self) -> list[str]:
         """What stands out, for a reader."""
@@ -179,7 +180,7 @@ def _forms(one: Stored, other: Stored, layer: Layer) -> tuple[np.ndarray, np.nda
 
 def _differs(figures: WeightFigures | None) -> bool:
     """Whether weights are further off than rounding explains."""
-    if figures is None:
+    if figures is None or figures.sqnr is None:
         return False
     return figures.sqnr < _REAL if figures.short is None else figures.short > _SHORT
 
@@ -252,7 +253,7 @@ def _figures(
     return WeightFigures(
         reads.name,
         twin.name,
-        likeness.sqnr,
+        likeness.figures()["sqnr_db"],
         None if own is None or bits is None else _predicted(a, own, bits),
         None if own is None else own.codes,
         bits,

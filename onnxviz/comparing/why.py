@@ -390,6 +390,8 @@ class _Sums:
         low, high = own.low, own.high
         if low is None or high is None or own.scale is None or own.zero is None:
             return
+        if not (np.isfinite(own.scale) & (own.scale > 0)).all():  # no scale: it holds no range
+            return
         self._range = [min(self._range[0], float(low.min())), max(self._range[1], float(high.max()))]
         step, zero_point, least, most = (
             array.astype(np.float32) if own.axis is None else array.astype(np.float32).reshape(
@@ -411,11 +413,12 @@ class _Sums:
     def figures(self) -> LayerFigures:
         if not self._count:
             return LayerFigures(self.pair, None, None, None, None, not_finite=self._not_finite)
+        like = self._likeness.figures()
         lowest, highest = min(low for low, _ in self._ends), max(high for _, high in self._ends)
         found = LayerFigures(
             self.pair,
-            self._likeness.sqnr,
-            self._likeness.cosine,
+            like["sqnr_db"],
+            like["cosine"],
             a_low=lowest,
             a_high=highest,
             not_finite=self._not_finite,

@@ -175,7 +175,7 @@ def shown(value: Any, spec: str = "") -> str:
         return f"{value:,}".replace(",", "\u202f")
     if isinstance(value, (int, float, np.number)):
         text = format(float(value), spec) if spec else f"{float(value):.3g}"
-        return text.replace("-", "−")
+        return text.replace("-", "−").replace("inf", "∞")
     return str(value)
 
 

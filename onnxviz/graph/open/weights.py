@@ -353,8 +353,17 @@ def told(findings: list[str]) -> Iterable[str]:
 
 
 def _odd(tensor: ir.TensorProtocol | None, what: str, value: ir.Value) -> list[str]:
-    if tensor is None or not tensor.dtype.is_floating_point() or tensor.dtype.bitwidth < PACKED_BELOW:
-        return []
+    told = "" if tensor is None else not_finite(tensor)
+    return [f"{what} {quoted(value.name)} holds {told}"] if told else []
+
+
+def not_finite(tensor: ir.TensorProtocol, bounds: bool = True) -> str:
+    """'3 NaN and 1 infinite among its 12 elements'; '' where all are numbers.
+
+    bounds   whether infinities may be meant, as the bound of a Clip or a mask
+    """
+    if not tensor.dtype.is_floating_point() or tensor.dtype.bitwidth < PACKED_BELOW:
+        return ""
     flat = tensor.numpy().reshape(-1)
     nan = infinite = 0
     for start in range(0, flat.size, _CHUNK):
@@ -363,12 +372,12 @@ def _odd(tensor: ir.TensorProtocol | None, what: str, value: ir.Value) -> list[s
             nans = int(np.count_nonzero(np.isnan(chunk)))
             nan += nans
             infinite += int(np.count_nonzero(~np.isfinite(chunk))) - nans
-    if not nan and (not infinite or _meant(flat)):
-        return []
+    if not nan and (not infinite or (bounds and _meant(flat))):
+        return ""
     counts = " and ".join(
         f"{count} {name}" for count, name in ((nan, "NaN"), (infinite, "infinite")) if count
     )
-    return [f"{what} {quoted(value.name)} holds {counts} among its {flat.size} elements"]
+    return f"{counts} among its {flat.size} elements"
 
 
 def _finite(chunk: np.ndarray, dtype: ir.DataType) -> bool:
