@@ -203,6 +203,7 @@ def answers(
     return table.result(noise, skipped)
 
 
+@np.errstate(invalid="ignore")  # what is not finite is left out
 def _tabled(table: _Table, pictures: Sequence[Any], heads: tuple[Head, Head], both: Iterator[_Pair]) -> None:
     """Put all rows into the table.
 

@@ -340,12 +340,12 @@ def judge(rule: Rule, done: Finite, parts: Mapping[str, Any]) -> Check:
                 else f"{side}'s weights are finite there: see whether numbers overflow in a narrow type, or how "
                 "pictures become its input",
             )
-        for odd in one.stored:
-            if odd not in causes:
-                told = (
-                    f"{side}: {odd.told}; what is computed by it says nothing, also where it comes out finite"
-                )
-                findings += found(rule, 1, f"{side}'s {odd.name}", told, _advice(side, odd))
+        findings += [
+            finding
+            for odd in one.stored
+            if odd not in causes
+            for finding in found(rule, 1, f"{side}'s {odd.name}", f"{side}: {odd.told}", _advice(side, odd))
+        ]
     count = sum(len(one.pictures) + len(one.stored) for one in done.files.values())
     figures = done.to_dict()
     if done.reason and not findings:

@@ -256,6 +256,7 @@ def _cosine(one: np.ndarray, other: np.ndarray, weights: np.ndarray) -> float:
     return float(np.abs(np.einsum("ij,ij->i", one, other)) @ weights) / total if total > 0 else 0.0
 
 
+@np.errstate(invalid="ignore")
 def _shares(filters: np.ndarray) -> np.ndarray:
     total = float(filters.sum())
     return filters / total if total > 0 else filters
