@@ -139,6 +139,14 @@ def quoted(name: object) -> str:
     return f"'{printable(str(name)[:1000], 80)}'"
 
 
+def amount(count: int, one: str, many: str = "") -> str:
+    """'1 picture', '2 pictures'.
+
+    many   what several are called; '': `one` with an s
+    """
+    return f"{count} {one if count == 1 else many or one + 's'}"
+
+
 # --- file names -------------------------------------------------------------------------------
 
 _LONGEST = 100  # bytes

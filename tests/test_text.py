@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from onnxviz.text import composed, file_name, json_escaped, printable, shorten
+from onnxviz.text import amount, composed, file_name, json_escaped, printable, shorten
 
 ANYTHING = st.text(st.characters(), max_size=60)  # surrogates included
 
@@ -161,3 +161,8 @@ def test_a_tower_of_marks_is_composed_in_linear_time(monkeypatch):
     text = "a" + "\u0323\u0301" * 500_000 + "b" + "\u0301"
     assert composed(text) == whole("NFC", "a" + "\u0323\u0301" * 15 + "b\u0301")
     assert max(lengths) < 40  # `normalize` sorts marks by insertion
+
+
+def test_one_is_not_several():
+    assert [amount(count, "picture") for count in (0, 1, 2)] == ["0 pictures", "1 picture", "2 pictures"]
+    assert amount(1, "class", "classes") == "1 class" and amount(3, "class", "classes") == "3 classes"

@@ -31,7 +31,7 @@ from onnxviz.progress import Progress, silent
 from onnxviz.provenance import note_set, recording, unnoted
 from onnxviz.runtime import providers
 from onnxviz.tables import Columns
-from onnxviz.text import printable
+from onnxviz.text import amount, printable
 
 #: Agreement is told of the pictures where A's best class leads by so much.
 MARGINS: Final = (0.0, 0.1, 0.3)
@@ -132,7 +132,9 @@ class Answers:
                 leads = f"where A's best class leads by {margin:g} or more"
                 told.append(f"{leads}, B gives the same class in {one}")
             else:
-                told.append(f"A's best class leads by {margin:g} or more in none of {self.pictures} pictures")
+                told.append(
+                    f"A's best class leads by {margin:g} or more in none of {amount(self.pictures, 'picture')}"
+                )
         if self.noise is not None:
             told.append(str(self.noise))
         if self.shift is not None:
@@ -145,7 +147,7 @@ class Answers:
         if self.truth is not None:
             held = self.truth
             told.append(
-                f"of {held.pictures} pictures with a label A has {held.right_a.share or 0:.1%} right and B "
+                f"of {amount(held.pictures, 'picture')} with a label A has {held.right_a.share or 0:.1%} right and B "
                 f"{held.right_b.share or 0:.1%}: {held.fixed} fixed, {held.broken} broken (McNemar p = {held.p:.2g}); "
                 f"calibration error {held.ece_a or 0:.3f} and {held.ece_b or 0:.3f}"
             )
@@ -153,9 +155,11 @@ class Answers:
             f"{printable(name, 60)}: {_likeness(one, self.pictures)}" for name, one in self.likeness.items()
         ]
         if self.not_finite:
-            told.append(f"left out, since A or B gives NaN or infinities: {len(self.not_finite)} pictures")
+            told.append(
+                f"left out, since A or B gives NaN or infinities: {amount(len(self.not_finite), 'picture')}"
+            )
         if self.skipped:
-            told.append(f"left out, since they could not be used: {len(self.skipped)} pictures")
+            told.append(f"left out, since they could not be used: {amount(len(self.skipped), 'picture')}")
         return told
 
 
@@ -163,8 +167,10 @@ def _likeness(one: Likeness, pictures: int) -> str:
     if not one.signal:
         return "A gives no signal that B could be held against"
     if not one.noise:
-        return f"the same numbers over {pictures} pictures"
-    return f"signal to noise {one.sqnr:.1f} dB over {pictures} pictures, cosine {one.cosine or 0:.4f}"
+        return f"the same numbers over {amount(pictures, 'picture')}"
+    return (
+        f"signal to noise {one.sqnr:.1f} dB over {amount(pictures, 'picture')}, cosine {one.cosine or 0:.4f}"
+    )
 
 
 def answers(

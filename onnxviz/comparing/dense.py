@@ -21,6 +21,7 @@ from onnxviz.graph.operators import RESHAPING, VALUE_KEPT, computes
 from onnxviz.graph.output import MAP
 from onnxviz.graph.shapes import infer
 from onnxviz.network import Network
+from onnxviz.text import amount
 
 # What a map of so many channels holds is taken for a score of each class; fewer are depth, flow or colours as well,
 # where the file does not end in the activation of scores.
@@ -86,7 +87,7 @@ class Pixels:
             return ""
         mean, low, high = found
         pictures = len(self.shares[margin])
-        return f"{mean:.2%} of the places (mean of {pictures} pictures, 95% limits {low:.1%} to {high:.1%})"
+        return f"{mean:.2%} of the places (mean of {amount(pictures, 'picture')}, 95% limits {low:.1%} to {high:.1%})"
 
     def sentences(self) -> list[str]:
         """For a reader."""
@@ -210,7 +211,7 @@ class Detections:
         if told is None:
             return ""
         mean, low, high = told
-        pictures = f"mean of {len(self.shares)} pictures, 95% limits {low:.1%} to {high:.1%}"
+        pictures = f"mean of {amount(len(self.shares), 'picture')}, 95% limits {low:.1%} to {high:.1%}"
         return (
             f"Of what A or B detects (a score of {_FOUND:g} or more) the other finds {mean:.1%}, too ({pictures}): of "
             f"{self.found} detections {self.lost} are lost and {self.added} new."

@@ -29,7 +29,7 @@ from onnxviz.graph.open.weights import graphs, not_finite
 from onnxviz.graph.operators import SPELLINGS, computes, family
 from onnxviz.network import Network
 from onnxviz.provenance import unnoted
-from onnxviz.text import printable, quoted
+from onnxviz.text import amount, printable, quoted
 
 # Bytes of a picture's values that are held at a time.
 _BYTES: Final = 1 << 23
@@ -356,7 +356,7 @@ def judge(rule: Rule, done: Finite, parts: Mapping[str, Any]) -> Check:
 def _told(side: str, one: Broken, causes: Sequence[Odd], done: Finite) -> str:
     many = len(one.pictures)
     named = ", ".join(one.pictures[:_NAMED]) + (", …" if many > _NAMED else "")
-    of = f"{many} of {done.seen} pictures ({named})"
+    of = f"{many} of {amount(done.seen, 'picture')} ({named})"
     if done.made:
         of = f"{many} of {done.seen} pictures that were made, since none were given"
     told = f"{side} gives NaN or infinities for {of}"

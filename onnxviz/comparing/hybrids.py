@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxviz.comparing.match import Matching
+from onnxviz.comparing.match import Matching, Pair
 from onnxviz.comparing.sides import SAME
 from onnxviz.comparing.values import gains
 from onnxviz.errors import ModelUnsuitable
@@ -76,6 +76,13 @@ class Hybrids:
         seams = [Seam(pair.a, pair.b, pair.axes) for pair in self.pairs.values()]
         inputs = a.input.name, b.input.name
         self.graft = Grafting(matching.a, matching.b, seams, list(self._answers(b)), inputs)
+
+    def turned(self) -> Hybrids:
+        """The same with A and B in each other's place."""
+        own, (a, b) = self.matching, self._nets
+        pairs = tuple(map(_turned, own.pairs))
+        image = None if own.image is None else _turned(own.image)
+        return Hybrids(b, a, replace(own, a=own.b, b=own.a, pairs=pairs, image=image), self._xb, self._x)
 
     def scale(self, layers: Sequence[str]) -> bool:
         """Look for layers that B holds in other units (`gains`), and heed these from now on; whether there are any."""
@@ -154,6 +161,11 @@ class Hybrids:
                     f"what B has for A's output {name!r} cannot be told; choose one output of each (--output)"
                 )
             yield Seam(name, other, pair.axes if pair is not None and pair.b == other else None)
+
+
+def _turned(pair: Pair) -> Pair:
+    axes = None if pair.axes is None else tuple(pair.axes.index(axis) for axis in range(len(pair.axes)))
+    return replace(pair, a=pair.b, b=pair.a, axes=axes)
 
 
 def _batches(net: Network) -> str:

@@ -21,6 +21,7 @@ from onnxviz.comparing.result import Compared
 from onnxviz.comparing.rules import (
     CLIPPED_BY,
     FEWEST,
+    LAYER_ALONE,
     LAYER_MOVED,
     LAYER_SHARE,
     RULES,
@@ -31,12 +32,13 @@ from onnxviz.comparing.rules import (
 from onnxviz.comparing.why import CUT_SUMS, LayerFigures, Why
 from onnxviz.errors import UsageError, near
 from onnxviz.graph.operators import RECURRENT, WEIGHTED
-from onnxviz.text import printable, quoted
+from onnxviz.text import amount, printable, quoted
 
 # What 95 of 100 are under, in standard deviations.
 _ONE_SIDED: Final = 1.6448536
 #: Agreement is judged where A's best class leads by so much.
 MARGIN: Final = 0.1
+_CAUSES: Final = {"weights": "the weights", "operators": "operators that B has otherwise"}
 _MEND: Final = "mend what stands out there"
 _NONE_LEFT: Final = "no picture could be used: A or B gives NaN or infinities for each"
 _FLIPS: Final = 10  # rows of evidence
@@ -95,15 +97,21 @@ def source(split: Split | None, why: Why | None, local: Local | None = None) -> 
     """
     if split is None or split.cause is None:
         return ""
+    name = _CAUSES.get(split.cause, split.cause)
+    if split.of_a:
+        return f"{name}, of A: it is A that is quantised, and B is not"
     worst = next(iter(local.ranked), None) if local is not None else None
     if worst is not None and worst.share >= LAYER_SHARE:
-        name = "the weights" if split.cause == "weights" else split.cause
         return f"{name}, {worst.share:.0%} of it at {printable(worst.layer)} alone: mend that layer first"
     layers = () if why is None else why.layers
+    if split.cause == "operators":
+        return f"{name}: mend the layers named first, or export B anew"
+    if split.cause == "rounding" and split.halves:
+        return f"rounding of weights and values to {split.halves}: leave the layers named first in float32"
     if split.cause == "weights":
         held = {(one.codes, one.granularity) for layer in layers for one in layer.weights if one.codes}
         if not held:
-            return "the weights, or operators that B has otherwise; none is quantised: mend the layers named first"
+            return "the weights, none of which is quantised: mend the layers named first"
         told = " and ".join(sorted(f"{codes} {granularity}" for codes, granularity in held))
         per_channel = "per channel, or " if any("tensor" in str(one) for _, one in held) else ""
         return f"the weights ({told}): quantise them {per_channel}with more bits, or leave the first layers in float"
@@ -164,7 +172,8 @@ def _answers(rule: Rule, answers: Answers, parts: Mapping[str, Any]) -> Check:
         return checked(rule, "not-applicable", reason=answers.reason, figures=figures)
     share = answers.agreement[MARGIN]
     if not share.of:
-        reason = f"A is sure of none of {answers.pictures} pictures: the two best classes are nowhere {MARGIN:g} apart"
+        none = f"A is sure of none of {amount(answers.pictures, 'picture')}"
+        reason = f"{none}: the two best classes are nowhere {MARGIN:g} apart"
         return checked(rule, "not-run", figures=figures, reason=reason)
     evidence = []
     if answers.flips.get("picture"):
@@ -272,14 +281,22 @@ def _layer(rule: Rule, local: Local, parts: Mapping[str, Any]) -> Check:
         ]
     elif share >= LAYER_SHARE and worst.e >= LAYER_MOVED:
         alone = f"{name} alone makes {share:.0%} of the damage"
-        if sum(one.e > STILL for one in local.effects) < FEWEST:
-            told, headline = f"{alone}; hardly another layer differs", rule.means.replace("{where}", name)
-            findings = [
-                Finding(rule.id, rule.severity, share, LAYER_SHARE, name, told, _MEND, headline=headline)
-            ]
+        few = sum(one.e > STILL for one in local.effects) < FEWEST
+        mend = _MEND + (advice.way_out if advice and not few else "")
+        if few or share >= LAYER_ALONE:
+            told, headline = (
+                alone + "; hardly another layer differs" * few,
+                rule.means.replace("{where}", name),
+            )
+            least = LAYER_SHARE if few else LAYER_ALONE
+            findings = [Finding(rule.id, rule.severity, share, least, name, told, mend, headline=headline)]
         else:
             told = f"{alone}, and stands out of all other layers (z {worst.z:.1f})."
-            findings = found(rule, worst.z, name, told, _MEND + (advice.way_out if advice else ""))
+            findings = found(rule, worst.z, name, told, mend)
+        why = parts.get("why")
+        if why is not None and why.saturates and any(one.dynamic for one in why.layers):
+            # Integers are multiplied as the file has it, and it is this processor that cuts their sums.
+            findings = [replace(one, severity="low", advice=CUT_SUMS) for one in findings]
     return checked(
         rule, findings=findings, figure=worst.z, figures={"layer": name, "share": share, "z": worst.z}
     )
@@ -364,7 +381,7 @@ def _range(rule: Rule, why: Why, parts: Mapping[str, Any]) -> Check:
             unsure.append(printable(one.pair.layer, 80))
         sentence = (
             f"{printable(one.pair.layer, 80)} needs {seen:.0%} of its codes' range: B holds {one.low:.3g} to "
-            f"{one.high:.3g}, A goes from {one.a_low:.3g} to {one.a_high:.3g} on {len(one.ends)} pictures."
+            f"{one.high:.3g}, A goes from {one.a_low:.3g} to {one.a_high:.3g} on {amount(len(one.ends), 'picture')}."
         )
         return need, sentence, "calibrate again: its scale is too large"
 
@@ -405,7 +422,7 @@ def _weights(rule: Rule, why: Why, parts: Mapping[str, Any]) -> Check:
         return checked(rule, "not-applicable", reason="B holds no weights as integers")
     findings: list[Finding] = []
     for name, one, under in short:
-        told = "; ".join(one.sentences()) or f"its weights are {one.sqnr:.1f} dB above their error"
+        told = "; ".join(one.sentences()) or f"the signal-to-noise ratio of its weights is {one.sqnr:.1f} dB"
         told = f"{printable(name, 80)}: {told}."
         findings += found(rule, under, printable(name), told, "quantise this layer's weights anew from A's")
     worst = max(under for _, _, under in short)

@@ -3,7 +3,7 @@
 `local`   one layer at a time as it is in B, everything else as in A. e of a layer is the mean over pictures of
           ‖z − z_A‖ / ‖z_A‖, z the logits less their mean; its share is e² over the sum of all e². A ranking by how
           unlike a layer's values are blames what has gone wrong before; this one does not.
-`split`   what B's weights do to A by themselves, what its quantisers do, and of that the clipping
+`split`   what B's operators and its weights do to A by themselves, what its quantisers do, and of that the clipping
 `advise`  layers left in float by leaving their operators out of quantisation (`nodes_to_exclude` of ONNX Runtime's
           `quantize_static`), each list tried before it is advised: these compute with A's weights then, and what they
           give is still quantised where a quantised operator reads it
@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
 
 from onnxviz.comparing.hybrids import Hybrids, decibels
+from onnxviz.comparing.rules import FLOAT32, STILL
 from onnxviz.errors import NotFinite
 from onnxviz.progress import Progress, silent
 
@@ -28,7 +29,6 @@ HEALED: Final = 5
 # Further apart than this, what the layers do by themselves does not add up to what B does.
 _APART_DB: Final = 6.0
 _TAKEN_BACK: Final = 2.0
-_NOTHING: Final = 1e-4
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,9 @@ class LocalEffect:
     z        how far log e lies above the median of all layers, in robust deviations; 0 where that cannot be told
     healed   dB at the answers of B with this layer as it is in A; None where it was not tried
     unlike   what B's operators have otherwise, in a few words each; quantisers and weights apart
+    halves   the narrower type that B computes with: 'float16'
+    a_codes  how A holds as integers what B does not: 'uint8 per tensor'
+    nodes    names of A's operators up to this layer
     """
 
     layer: str
@@ -52,6 +55,9 @@ class LocalEffect:
     z: float = 0.0
     healed: float | None = None
     unlike: tuple[str, ...] = ()
+    halves: str = ""
+    a_codes: str = ""
+    nodes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -87,10 +93,15 @@ class Local:
         return decibels(math.sqrt(sum(one.e**2 for one in self.effects)))
 
     @property
+    def still(self) -> bool:
+        """Whether B differs by no more than computing float32 in another order does: nothing is to be explained."""
+        return self.moved <= FLOAT32
+
+    @property
     def apart(self) -> bool:
         """Whether layers work on each other: measured and predicted are more than 6 dB apart, and worth a word."""
         measured, predicted = self.measured, self.predicted
-        return min(measured, predicted) < decibels(_NOTHING) and not abs(measured - predicted) <= _APART_DB
+        return min(measured, predicted) < decibels(STILL) and not abs(measured - predicted) <= _APART_DB
 
     def columns(self) -> dict[str, list[Any]]:
         """A row a layer, in A's order."""
@@ -120,7 +131,7 @@ def local(hybrids: Hybrids, *, heal: int = HEALED, progress: Progress = silent) 
     names = graft.layers
     moved, whole = _moved(hybrids, names, progress)
     # What alone does much more than all together do is taken back elsewhere: perhaps it is in other units.
-    odd = [name for name, e in zip(names, moved[1:], strict=True) if e > _TAKEN_BACK * moved[0] + _NOTHING]
+    odd = [name for name, e in zip(names, moved[1:], strict=True) if e > _TAKEN_BACK * moved[0] + STILL]
     if odd and hybrids.scale(odd):
         moved, whole = _moved(hybrids, names, progress)
     sound = np.isfinite(whole)
@@ -135,8 +146,21 @@ def local(hybrids: Hybrids, *, heal: int = HEALED, progress: Progress = silent) 
     found = []
     for place, name in enumerate(names):
         pair, e, share = hybrids.pairs[name], float(effects[place]), float(shares[place])
-        told = tuple(graft.unlike(name))
-        found.append(LocalEffect(pair.layer, name, pair.b, e, share, scores[place], cured.get(place), told))
+        found.append(
+            LocalEffect(
+                pair.layer,
+                name,
+                pair.b,
+                e,
+                share,
+                scores[place],
+                cured.get(place),
+                graft.unlike(name).told,
+                graft.halves(name),
+                graft.codes_of_a(name),
+                tuple(node.name or "" for node in graft.nodes(name)),
+            )
+        )
     left_out = (int(np.isnan(whole).sum()), int(np.isinf(whole).sum()))
     return Local(tuple(found), float(moved[0]), int(sound.sum()), *left_out)
 
@@ -193,23 +217,33 @@ class Split:
     activations  A with B's quantisers of activations
     clipping     A with what these cut off cut off, and nothing rounded
     pictures     how many counted
+    together     A with B's weights and operators; None: with B's weights, for its operators are A's
+    halves       the type that B's real numbers are rounded to, weights and values alike: 'float16'; '': to none
+    of_a         whether A is the one that is quantised: B's place and A's are changed for each other
     """
 
     weights: float
     activations: float
     clipping: float
     pictures: int
+    together: float | None = None
+    halves: str = ""
+    of_a: bool = False
 
     @property
     def shares(self) -> dict[str, float]:
-        """Of the noise power: weights, clipping and rounding, which add up to 1; all 0 where there is none."""
+        """Of the noise power: operators, weights, clipping and rounding, which add up to 1; all 0 where there is none
+        but float32's own rounding."""
+        together = self.weights if self.together is None else self.together
         power = {
-            "weights": self.weights**2,
+            "operators": max(together**2 - self.weights**2, 0.0),
+            "weights": 0.0 if self.halves else self.weights**2,
             "clipping": min(self.clipping, self.activations) ** 2,
-            "rounding": max(self.activations**2 - self.clipping**2, 0.0),
+            "rounding": max(self.activations**2 - self.clipping**2, 0.0)
+            + (self.weights**2 if self.halves else 0.0),
         }
         total = sum(power.values())
-        return {name: one / total if total > 0 else 0.0 for name, one in power.items()}
+        return {name: one / total if total > FLOAT32**2 else 0.0 for name, one in power.items()}
 
     @property
     def cause(self) -> str | None:
@@ -229,16 +263,30 @@ class Split:
 
 
 def split(hybrids: Hybrids) -> Split:
-    """Three runs of A, with one part of B each.
+    """Three runs of A, with one part of B each; and one with its weights and operators, where these are not A's.
+
+    Where A is quantised and B is not, the other way round: what A rounds is no doing of B's weights.
 
     raises   what compiling and running raise
     """
     graft = hybrids.graft
+    if graft.quantised == (True, False):
+        return replace(split(hybrids.turned()), of_a=True)
     variants = [graft.weights(), graft.activations(), graft.activations(rounded=False)]
+    if any(graft.unlike(name).told for name in graft.layers):
+        variants.append(graft.weights(operators=True))
     moved = hybrids.distances(variants).moved
     sound = np.isfinite(moved).all(axis=0)
-    weights, activations, clipping = map(float, _means(moved, sound))
-    return Split(weights, activations, clipping, int(sound.sum()))
+    weights, activations, clipping, *together = map(float, _means(moved, sound))
+    halves = sorted({one for name in graft.layers if (one := graft.halves(name))})
+    return Split(
+        weights,
+        activations,
+        clipping,
+        int(sound.sum()),
+        together[0] if together else None,
+        " and ".join(halves) if not activations else "",
+    )
 
 
 #: How many layers are put back.
@@ -332,7 +380,7 @@ def advise(
     """
     graft = hybrids.graft
     # The picture is no operator: its quantiser goes when those that read it do.
-    ranked = [one for one in effects.ranked if one.e > 0 and graft.nodes(one.a)]
+    ranked = [one for one in effects.ranked if one.e > FLOAT32 and graft.nodes(one.a)]
     counts = [count for count in STEPS if count <= min(restore, len(ranked))]
     variants = [graft.whole(), *(graft.restored([one.a for one in ranked[:count]]) for count in counts)]
     found = hybrids.distances(variants, classes=True, progress=progress, what="exclusions")

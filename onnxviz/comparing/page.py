@@ -29,7 +29,7 @@ from onnxviz.comparing.drift import Flip
 from onnxviz.comparing.judge import MARGIN, missing, source, verdict
 from onnxviz.comparing.result import PARTS, Compared, written
 from onnxviz.files import json_bytes, png_bytes
-from onnxviz.text import file_name, printable
+from onnxviz.text import amount, file_name, printable
 
 # Columns of the layer tables on the page, by what they are called in layers.csv: what the page calls them.
 _RANKED: Final = {
@@ -142,7 +142,7 @@ def _numbers(found: Compared) -> Iterator[Number]:
         sure = answers.agreement[MARGIN]
         if sure.of:
             low, high = sure.limits
-            note = f"of {sure.of} pictures, 95% limits {low:.0%} to {high:.0%}"
+            note = f"of {amount(sure.of, 'picture')}, 95% limits {low:.0%} to {high:.0%}"
             yield Number(f"{sure.share:.0%}", "same answer where A is sure", note)
     if answers is not None and answers.noise is not None:
         noise = answers.noise
@@ -154,10 +154,14 @@ def _numbers(found: Compared) -> Iterator[Number]:
         note = (
             f"A {held.right_a.share:.1%}; {held.fixed} fixed, {held.broken} broken, McNemar p = {held.p:.2g}"
         )
-        yield Number(f"{held.right_b.share:.1%}", f"of {held.pictures} true classes right in B", note)
+        yield Number(
+            f"{held.right_b.share:.1%}",
+            f"of {amount(held.pictures, 'true class', 'true classes')} right in B",
+            note,
+        )
     if effects is not None and np.isfinite(effects.measured):
         apart = ", layers work on each other" if effects.apart else ""
-        note = f"on {effects.pictures} pictures, without ONNX Runtime's optimisations"
+        note = f"on {amount(effects.pictures, 'picture')}, without ONNX Runtime's optimisations"
         if np.isfinite(effects.predicted):
             note += f"; {effects.predicted:.1f} dB predicted from single layers{apart}"
         yield Number(f"{effects.measured:.1f} dB", "signal to noise at the answers", note)
@@ -185,10 +189,11 @@ def _what_to_do(found: Compared) -> Section | None:
             "signal to noise, dB": [one.sqnr for one in lists],
             "same class": [one.agreement for one in lists],
             "MACs in float": [one.macs for one in lists],
-            "the last of them": [printable(one.layers[-1]) for one in lists],
+            "ends with": [printable(one.layers[-1]) for one in lists],
         }
         formats = dict(zip(list(columns)[1:5], ("+.1f", ".1f", ".0%", ".1%"), strict=True))
         hints = {
+            "ends with": "The list has the layers of the one above it, and those behind them by share up to this one.",
             "gain, dB": "How much more signal to noise B has at the answers with so many layers by A's operators.",
             "MACs in float": "Share of the multiply-accumulates that are not quantised then.",
         }
@@ -232,6 +237,7 @@ def _split(found: Compared) -> Section | None:
     if found.split is None or found.split.cause is None:
         return None
     notes = {
+        "operators": "operators and attributes that B has otherwise",
         "weights": "B's weights in A, nothing else",
         "clipping": "what B's quantisers cut off",
         "rounding": "what they round",
@@ -239,7 +245,7 @@ def _split(found: Compared) -> Section | None:
     parts = [Part(name, share, notes[name]) for name, share in found.split.shares.items()]
     told = source(found.split, found.why, found.effects)
     lead = "Noise power at the answers, by what makes it."
-    return Section("Calibration or weights", [Split(parts, f"Mostly {told}.")], lead)
+    return Section("What makes the noise", [Split(parts, f"Mostly {told}.")], lead)
 
 
 def _answers(found: Compared) -> Section | None:
@@ -324,13 +330,14 @@ def _matching(found: Compared) -> Section | None:
 #: Layers, and findings, that the screen names.
 FIRST: Final = 3
 WORST: Final = 10
+_ROUNDED: Final = "none does anything but for float32's own rounding: {:.0f} dB at the answers"
 _HARDLY: Final = 0.005  # of the damage: less is not named
 # The parts of a comparison that have other names for a reader.
 _CALLED: Final = {
     "runtime": "B optimised against not",
     "why": "figures of the layers",
     "local": "which layer",
-    "split": "calibration or weights",
+    "split": "what makes the noise",
     "advice": "what to do",
     "flips": "maps of changed answers",
     "drift": "where they look",
@@ -351,7 +358,7 @@ def lines(found: Compared, accepted: Mapping[str, str] | None = None) -> list[st
     if layers:
         layers.insert(0, "share of the damage that each layer does alone, and why")
     elif found.effects is not None:
-        layers = ["no layer differs"]
+        layers = [_ROUNDED.format(found.effects.measured) if found.effects.moved else "no layer differs"]
     told.append(("layers", layers))
     if found.split is not None and found.split.cause is not None:
         mostly = f"mostly {source(found.split, found.why, found.effects)}"
@@ -386,7 +393,7 @@ def gaps(found: Compared) -> Iterator[str]:
 
 def _first(found: Compared) -> list[tuple[str, float, str]]:
     """The layers to look at first: name, share, reason."""
-    if found.effects is None:
+    if found.effects is None or found.effects.still:
         return []
     reasons = dict(zip(found.layers.get("layer", ()), found.layers.get("reason", ()), strict=False))
     ranked = [one for one in found.effects.ranked[:FIRST] if one.e > 0]
@@ -402,7 +409,9 @@ def exclusion(one: local.Exclusion, found: Compared) -> str:
     gain = f"{one.gain:+.1f} dB" if np.isfinite(one.gain) else "nothing is left of the damage"
     gain += ", measured"
     if one.agreement is not None and before is not None:
-        gain += f", the same class in {one.agreement:.0%} of the probes instead of {before:.0%}"
+        digits = 0 if f"{one.agreement:.0%}" != f"{before:.0%}" else 1
+        was = f"instead of {before:.{digits}%}" if one.agreement != before else "as before"
+        gain += f", the same class in {one.agreement:.{digits if one.agreement != before else 0}%} of the probes {was}"
     if not quantised(found):
         return f"put back {layers} as in A: {gain}"
     return f"leave {layers} in float: {gain}; {one.macs:.1%} of the multiply-accumulates turn float"
@@ -423,7 +432,7 @@ def advice(found: Compared) -> Iterator[str]:
         if any(text != other and text in other for other in places):
             continue
         named = [] if "" in where else list(where)  # of the whole file: no place matters
-        more = f" and {len(named) - FIRST} more layers" if len(named) > FIRST else ""
+        more = f" and {amount(len(named) - FIRST, 'more layer')}" if len(named) > FIRST else ""
         yield f"{text} ({', '.join(named[:FIRST])}{more})" if named else text
     if found.why is not None:
         yield from (text for text in found.why.sentences() if not any(text in said for said in places))
@@ -435,5 +444,5 @@ def upper(text: str) -> str:
 
 
 def shares(split: local.Split) -> str:
-    """'weights 79%, clipping 0%, rounding 21%'."""
+    """'operators 0%, weights 79%, clipping 0%, rounding 21%'."""
     return ", ".join(f"{name} {share:.0%}" for name, share in split.shares.items())

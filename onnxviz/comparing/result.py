@@ -27,6 +27,7 @@ from onnxviz.comparing.drift import Drift, Flip
 from onnxviz.comparing.local import Advice, Exclusion, Local, LocalEffect, Split
 from onnxviz.comparing.match import Matching, Pair
 from onnxviz.comparing.noise import Noise
+from onnxviz.comparing.rules import FLOAT32
 from onnxviz.comparing.weights import WeightFigures
 from onnxviz.comparing.why import LayerFigures, Why
 from onnxviz.errors import UsageError, near
@@ -43,6 +44,8 @@ _MEASURED: Final = (
 )
 # Below this many decibels of its own something other than 8 bits must be at work.
 _ROUNDED_DB: Final = 20.0
+# And over this many weights are the same, but for float32's rounding.
+_SAME_DB: Final = 100.0
 
 
 @dataclass(repr=False)
@@ -123,7 +126,10 @@ def rows(why: Why | None, local: Local | None, pictures: bool, whole: bool = Tru
     found: dict[str, list[Any]] = {name: list(table[name]) for name in ("layer", "op") if name in table}
     if local is not None:
         found |= _effects(local, [effects.get(name) for name in names])
-    found["reason"] = [reason(one, effects.get(one.pair.layer)) if pictures else "" for one in why.layers]
+    weights = {w.node_a: w for w in (*(w for one in why.layers for w in one.weights), *why.unplaced)}
+    found["reason"] = [
+        reason(one, effects.get(one.pair.layer), weights) if pictures else "" for one in why.layers
+    ]
     if pictures:
         found["cut_off"] = [one.beyond for one in why.layers]
     found["weights_short_db"] = [None if one.worst is None else one.worst.short for one in why.layers]
@@ -152,26 +158,43 @@ def _effects(local: Local, listed: Sequence[LocalEffect | None]) -> dict[str, li
     }
 
 
-def reason(one: LayerFigures, effect: LocalEffect | None = None) -> str:
-    """Why a layer lost what it lost, in a few words; '' where B does nothing there."""
+def reason(
+    one: LayerFigures,
+    effect: LocalEffect | None = None,
+    weights: Mapping[str, WeightFigures] | None = None,
+) -> str:
+    """Why a layer lost what it lost, in a few words; '' where B does nothing there.
+
+    weights   by A's node, those of all layers: a layer may be behind an operator that is none by itself
+    """
     name = printable(one.pair.layer, 80)
     told = [text.removeprefix(f"{name}: ") for text in one.sentences()]
-    if told:
-        return "; ".join(told)
     if effect is None or not effect.e:
-        return ""
-    worst = one.worst
+        return "; ".join(told)
+    if effect.e <= FLOAT32 and one.bits is None and one.unrectified is None:
+        return "float32's own rounding"
+    of = [weights[node] for node in effect.nodes if weights is not None and node in weights] or one.weights
+    told += [text for figures in of if figures not in one.weights for text in figures.sentences()]
+    if effect.unlike and one.unrectified is None:
+        told.insert(0, f"computed otherwise: {printable('; '.join(effect.unlike), 160)}")
+    return "; ".join(told or _rounding(one, effect, of) or ["computed otherwise"])
+
+
+def _rounding(one: LayerFigures, effect: LocalEffect, weights: Sequence[WeightFigures]) -> list[str]:
+    """What it is where nothing stands out."""
+    worst = min(weights, key=lambda one: -1e9 if one.sqnr is None else one.sqnr, default=None)
     if one.bits is not None:
-        weights = f", weights {worst.codes} {worst.granularity}" if worst is not None and worst.codes else ""
-        return f"rounding to {one.codes} {one.granularity}{weights}"
+        held = f", weights {worst.codes} {worst.granularity}" if worst is not None and worst.codes else ""
+        return [f"rounding to {one.codes} {one.granularity}{held}"]
     if worst is not None and worst.codes:
-        return f"rounding of its weights to {worst.codes} {worst.granularity}"
+        return [f"rounding of its weights to {worst.codes} {worst.granularity}"]
+    told = [f"rounding to {effect.halves}"] if effect.halves else []
+    told += [f"A rounds to {effect.a_codes}, and B does not"] if effect.a_codes else []
     if worst is not None and worst.sqnr is None:
-        return "A's weights there are all 0"
-    if worst is not None and worst.sqnr is not None and worst.sqnr < _ROUNDED_DB:
-        return f"its weights differ: {worst.sqnr:.1f} dB"
-    otherwise = printable("; ".join(effect.unlike), 160)
-    return f"computed otherwise: {otherwise}" if otherwise else "computed otherwise"
+        told.append("A's weights there are all 0")
+    elif worst is not None and worst.sqnr is not None and worst.sqnr < (_ROUNDED_DB if told else _SAME_DB):
+        told.append(f"its weights differ: {worst.sqnr:.1f} dB")
+    return told
 
 
 #: The file of the parts.

@@ -83,8 +83,8 @@ class WeightFigures:
         told = []
         if self.short is not None and self.short > _SHORT:
             told.append(
-                f"its weights are {self.sqnr:.1f} dB above their error, where {self.codes} {self.granularity} predicts "
-                f"{self.predicted:.1f} dB"
+                f"the signal-to-noise ratio of its weights is {self.sqnr:.1f} dB, where {self.codes} "
+                f"{self.granularity} predicts {self.predicted:.1f} dB"
             )
         faulty = self.short is None or self.short > _SHORT  # rounding moves weak filters, too
         if faulty and self.gain_middle is not None and _far(self.gain_middle):

@@ -26,7 +26,7 @@ from onnxviz.graph.quantisers import Quantiser, behind, of_node
 from onnxviz.network import Network
 from onnxviz.progress import Progress, silent
 from onnxviz.tables import Columns
-from onnxviz.text import printable
+from onnxviz.text import amount, printable
 
 # Bytes of A's values of one picture that are held at a time; B's are as many.
 _BYTES: Final = 1 << 23
@@ -117,7 +117,7 @@ class LayerFigures:
                 f"{name}: B has no activation behind it, where A has {printable(self.unrectified[0], 80)}"
             )
         if self.not_finite:
-            told.append(f"{name}: NaN or infinities for {self.not_finite} pictures, which are left out")
+            told.append(f"{name}: NaN or infinities for {amount(self.not_finite, 'picture')}, left out here")
         return told + [f"{name}: {text}" for one in self.weights for text in one.sentences()]
 
 

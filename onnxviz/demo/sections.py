@@ -46,7 +46,7 @@ _STYLES = {"coffee": "coffee and wood", "ihc": "stained tissue"}
 _PAINTER = "tissue"
 # The int8 file, the photos' crops that it is calibrated on and compared on, and what of its page the demo shows.
 _INT8, _CALIBRATED, _COMPARED = "efficientnet-lite0.int8.onnx", 64, 48
-_OF_COMPARISON = ("What to do", "Which layer", "Calibration or weights", "Where they look")
+_OF_COMPARISON = ("What to do", "Which layer", "What makes the noise", "Where they look")
 # Photos that get maps, and crops that are audited: 30 is what all checks without labels need.
 _EXPLAINED, _AUDITED = 12, 32
 

@@ -17,17 +17,18 @@ layouts (transposed), element types (cast) or opsets; the batch stays as free as
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxviz.graph.analysis.dataflow import dependent, prune, reads
-from onnxviz.graph.operators import INTEGER_SUMS, MOVING, computes, computing, family
-from onnxviz.graph.quantisers import of_node
+from onnxviz.graph.bare import Bare
+from onnxviz.graph.operators import computes, computing
+from onnxviz.graph.quantisers import MARKS, of_node
+from onnxviz.graph.quantisers import behind as held_by
 from onnxviz.graph.seams import (
     Cut,
-    Instead,
     Joint,
     Known,
     Seam,
@@ -36,11 +37,8 @@ from onnxviz.graph.seams import (
     behind,
     between,
     cuts,
-    unlike,
 )
-
-# What codes pass on their way from a quantiser to where they are made real.
-_HANDS_ON: Final = MOVING | computing("max_pool")
+from onnxviz.graph.unlike import Unlike, codes_of_a, halves, unlike
 
 
 class Build(Joint):
@@ -102,6 +100,7 @@ class Grafting:
         self._answers = [(self.a.values[s.a], self.b.values[s.b], s.axes) for s in answers]
         self._cuts = cuts(self.a, self.b, seams)
         self._named = {cut.name: cut for cut in self._cuts}
+        self._unlike: dict[str, Unlike] = {}
 
     @property
     def layers(self) -> list[str]:
@@ -121,10 +120,25 @@ class Grafting:
         cut = self._named[layer]
         return between(self.a, cut.x, [other.x for other in cut.from_a])
 
-    def unlike(self, layer: str) -> list[str]:
-        """What B's operators up to this layer have otherwise than A's, in a few words each."""
-        cut = self._named[layer]
-        return unlike(self.nodes(layer), between(self.b, cut.y, [other.y for other in cut.from_b]))
+    def unlike(self, layer: str) -> Unlike:
+        """What B's operators up to this layer have otherwise than A's."""
+        if layer not in self._unlike:
+            self._unlike[layer] = unlike(self.a, self.b, self._named[layer])
+        return self._unlike[layer]
+
+    def halves(self, layer: str) -> str:
+        """The narrower type that B computes with up to this layer: 'float16'; '' where there is none."""
+        return halves(self.b, self._named[layer])
+
+    @property
+    def quantised(self) -> tuple[bool, bool]:
+        """Whether A, and whether B, holds anything as integers."""
+        a, b = (any(node.op_type in MARKS for node in side.model.graph) for side in (self.a, self.b))
+        return a, b
+
+    def codes_of_a(self, layer: str) -> str:
+        """How A holds as integers what B does not up to this layer: 'uint8 per tensor'; '' where it does not."""
+        return codes_of_a(self.a, self.b, self._named[layer])
 
     # --- variants ---------------------------------------------------------------------------------
 
@@ -166,14 +180,21 @@ class Grafting:
 
         return build
 
-    def weights(self) -> Variant:
-        """A with all of B's weights and none of its quantisers."""
+    def weights(self, *, operators: bool = False) -> Variant:
+        """A with all of B's weights and none of its quantisers.
+
+        operators   whether with what B's operators have otherwise than A's, too; where they cannot be laid on each
+                    other, they count as such if both files have the same weights there
+        """
 
         def build(h: Build) -> list[ir.Value]:
             known = {self.a.image: h.a[self.a.image]}
             for cut in self._cuts:
-                if not cut.alike and cut.x is not self.a.image:
-                    y = self._by_b(h, cut, known, _Bare(self.b, h))
+                if cut.alike or cut.x is self.a.image:
+                    continue
+                other = Unlike() if operators else self.unlike(cut.name)
+                if not other.weights:
+                    y = self._by_b(h, cut, known, Bare(self.b, h, cut.y, other))
                     known[cut.x] = self._rectified(h, cut, y)
             return h.put([x for x, _, _ in self._answers], known)
 
@@ -228,11 +249,13 @@ class Grafting:
 
     # --- between seams ----------------------------------------------------------------------------
 
-    def _by_b(self, h: Build, cut: Cut, known: Known, instead: Instead | None = None) -> ir.Value:
+    def _by_b(self, h: Build, cut: Cut, known: Known, instead: Bare | None = None) -> ir.Value:
         """The value of A as B's operators compute it from what is `known` of A."""
         fed = {self.b.image: h.b[self.b.image]}
         values = h.put([other.x for other in cut.from_b], known)
         fed |= {other.y: _to_b(h, x, other) for other, x in zip(cut.from_b, values, strict=True)}
+        if instead is not None:
+            fed = {y: instead.laid(y, value) for y, value in fed.items()}
         [y] = h.put([cut.y], fed, instead)
         return _to_a(h, y, cut)
 
@@ -283,7 +306,8 @@ class Grafting:
         own = activations(cut.x, {other.x for other in cut.from_a})
         kept = {node.op_type for node in activations(cut.y, {other.y for other in cut.from_b})}
         missing = [place for place, node in enumerate(own) if node.op_type not in kept]
-        if not missing:
+        # What B computes in its place, or without a quantiser does not, is what its operators have otherwise.
+        if not missing or not kept <= computing("relu clip") or held_by(cut.y) is None:
             return y
         first = own[max(missing)].inputs[0]
         assert first is not None
@@ -319,60 +343,6 @@ class Grafting:
         form = [-1 if axis == (own.axis or 0) % rank else 1 for axis in range(rank)]
         low, high = (_of_type(end.reshape(form), cut.y) for end in (own.low, own.high))
         return h.tape.Min(h.tape.Max(y, low), high)
-
-
-class _Bare:
-    """Writes B's operators without the quantisers of what depends on the picture."""
-
-    def __init__(self, b: Side, h: Build) -> None:
-        self._h = h
-        self._moved = b.moved
-        self._codes: set[ir.Value] = set()  # integers in B, and the real value itself here
-        self._real: set[ir.Value] = set()  # the same, in ranges that are measured, and the scales of these
-
-    def __call__(self, node: ir.Node, known: Known) -> bool:
-        first = node.inputs[0] if node.inputs else None
-        if first is None or first not in self._moved:
-            return False
-        op, y = self._h.tape, node.outputs[0]
-        measured = computes(node.op_type) == "quantize" and node.inputs[1] in self._real
-        if measured or (computes(node.op_type) == "quantize" and all(_passes_on(one) for one, _ in y.uses())):
-            self._codes.add(y)
-            if measured:
-                self._real.add(y)
-            known[y] = known[first]
-        elif computes(node.op_type) == "dequantize" and first in self._codes:
-            known[y] = known[first]
-        elif computes(node.op_type) == "quantize_measured":
-            self._codes.add(y)
-            self._real.update(node.outputs)
-            known[y] = known[first]
-            known[node.outputs[1]], known[node.outputs[2]] = op.const(np.float32(1)), op.const(np.float32(0))
-        elif node.op_type in INTEGER_SUMS and first in self._real:
-            known[y] = self._product(node, known)
-        else:
-            if first in self._codes and node.op_type in _HANDS_ON:
-                self._codes.update(node.outputs)
-            return False
-        return True
-
-    def _product(self, node: ir.Node, known: Known) -> ir.Value:
-        """The product of integers, of the real value instead."""
-        op, (x, weights, _, zero) = self._h.tape, [*node.inputs, None, None][:4]
-        assert x is not None and weights is not None
-        real = op.Cast(self._h.value(weights, known), to=int(ir.DataType.FLOAT))
-        convolves = family(node.op_type) == "convolution"
-        if zero is not None:
-            origin = op.Cast(self._h.value(zero, known), to=int(ir.DataType.FLOAT))
-            if convolves and weights.shape is not None:
-                origin = op.Reshape(origin, [-1, *[1] * (len(weights.shape) - 1)])
-            real = op.Sub(real, origin)
-        attributes: dict[str, Any] = {name: attribute.value for name, attribute in node.attributes.items()}
-        return (op.Conv if convolves else op.MatMul)(known[x], real, **attributes)
-
-
-def _passes_on(node: ir.Node) -> bool:
-    return computes(node.op_type) == "dequantize" or node.op_type in _HANDS_ON
 
 
 def _to_b(h: Build, x: ir.Value, cut: Cut) -> ir.Value:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -14,14 +13,13 @@ import onnx_ir as ir
 from onnxviz.errors import ModelUnsuitable
 from onnxviz.graph.analysis.dataflow import (
     by_name,
-    constant,
     dependent,
     image_input,
     reads,
     subgraphs,
     weight,
 )
-from onnxviz.graph.operators import BY_STATISTICS, FORM, MOVING, computes, computing, operator
+from onnxviz.graph.operators import BY_STATISTICS, MOVING, computes, computing, operator
 from onnxviz.graph.quantisers import Quantiser, of_node
 from onnxviz.graph.tape import Tape
 
@@ -63,7 +61,7 @@ class Joint:
         """
         for node in sorted(behind(wanted, known), key=self._places.__getitem__):
             if instead is None or not instead(node, known):
-                self._copy(node, known)
+                self.copy(node, known)
         return [self.value(value, known) for value in wanted]
 
     def value(self, value: ir.Value, known: Known) -> ir.Value:
@@ -80,14 +78,24 @@ class Joint:
             self._weights[value] = weight(self.model.graph, tensor, name)
         return self._weights[value]
 
-    def _copy(self, node: ir.Node, known: Known) -> None:
-        inputs = [None if value is None else self.value(value, known) for value in node.inputs]
+    def copy(
+        self,
+        node: ir.Node,
+        known: Known,
+        like: ir.Node | None = None,
+        inputs: Sequence[ir.Value | None] | None = None,
+    ) -> None:
+        """Write a node.
+
+        like, inputs   another node that computes its results, and what of the models that reads; None: as it is
+        """
+        like, read = like or node, node.inputs if inputs is None else inputs
         made = ir.Node(
-            node.domain,
-            node.op_type,
-            inputs,
-            list(self._attributes(node, known)),
-            overload=node.overload,
+            like.domain,
+            like.op_type,
+            [None if value is None else self.value(value, known) for value in read],
+            list(self._attributes(like, known)),
+            overload=like.overload,
             num_outputs=len(node.outputs),
             name=self.tape.fresh(node.name or node.op_type),
         )
@@ -146,7 +154,8 @@ def _rewire(graph: ir.Graph, outer: Mapping[ir.Value, ir.Value]) -> None:
 
 _MOVES: Final = MOVING | computing("max_pool")
 _QUANTISERS: Final = computing("quantize dequantize")
-_SMALL: Final = 8  # numbers that are told one by one
+# What an operator does by its text, at each place, where it states no such attribute.
+_UNSTATED: Final = {"dilations": 1, "strides": 1, "pads": 0, "output_padding": 0}
 
 
 class Seam(NamedTuple):
@@ -230,7 +239,7 @@ def cuts(a: Side, b: Side, seams: Iterable[Seam]) -> list[Cut]:
         in_a = {one for one in by_x.values() if a.places[one.x] < a.places[cut.x]}
         in_b = {one for one in by_x.values() if b.places[one.y] < b.places[cut.y]}
         cut.from_a, cut.from_b = _nearest(cut.x, by_x, in_b), _nearest(cut.y, by_y, in_a)
-        cut.alike = _alike(a, b, cut, by_x) or _moved_alone(a, cut)
+        cut.alike = _alike(a, b, cut, by_x) or _moved_alone(a, b, cut)
     return sorted(by_x.values(), key=lambda cut: a.places[cut.x])
 
 
@@ -239,57 +248,6 @@ def between(side: Side, value: ir.Value, ends: Iterable[ir.Value]) -> list[ir.No
     found = behind([value], dict.fromkeys([*ends, side.image]))
     moved = [node for node in found if not side.moved.isdisjoint(node.outputs)]
     return sorted(moved, key=lambda node: side.places[node.outputs[0]])
-
-
-def unlike(own: Sequence[ir.Node], theirs: Sequence[ir.Node]) -> list[str]:
-    """What A's operators and B's have otherwise, in a few words each; nothing of forms, nor of what weights hold."""
-    own, theirs = ([node for node in nodes if node.op_type not in FORM] for nodes in (own, theirs))
-    kinds = [Counter(node.op_type for node in nodes) for nodes in (own, theirs)]
-    gone, new = kinds[0] - kinds[1], kinds[1] - kinds[0]
-    if gone or new:
-        first, second = (", ".join(sorted(one.elements())) for one in (gone, new))
-        if not gone:
-            return [f"{second} besides"]
-        return [f"{second or 'nothing'} in the place of {first}"]
-    by_name = [
-        sorted(nodes, key=lambda node: node.op_type) for nodes in (own, theirs)
-    ]  # those of a kind in order
-    told = [
-        f"{name} of {one.op_type} is {y}, in A {x}"
-        for one, two in zip(*by_name, strict=True)
-        for name, x, y in _settings(one, two)
-    ]
-    return list(dict.fromkeys(told))
-
-
-def _settings(one: ir.Node, two: ir.Node) -> Iterator[tuple[str, str, str]]:
-    """Attributes, and small constants, that two nodes of one operator have otherwise."""
-    try:
-        schema = onnx.defs.get_schema(one.op_type, domain=one.domain)
-    except onnx.defs.SchemaError:
-        return
-    for name, known in schema.attributes.items():
-        default = onnx.helper.get_attribute_value(known.default_value) if known.default_value.name else None
-        x, y = (
-            _text(node.attributes[name].value if name in node.attributes else default) for node in (one, two)
-        )
-        if x != y and x and y:
-            yield name, x, y
-    for number, pair in enumerate(zip(one.inputs, two.inputs, strict=False)):
-        tensors = [constant(value) for value in pair]
-        if all(tensor is not None and tensor.size <= _SMALL for tensor in tensors):
-            x, y = (_text(tensor.numpy().ravel().tolist()) for tensor in tensors if tensor is not None)
-            if x != y:
-                yield schema.inputs[min(number, len(schema.inputs) - 1)].name, x, y
-
-
-def _text(value: Any) -> str:
-    """A setting as it is shown; '' where it is nothing that can be."""
-    if isinstance(value, (list, tuple)):
-        return _text(value[0]) if len(value) == 1 else f"({', '.join(map(_text, value))})"
-    if isinstance(value, bytes):
-        return value.decode(errors="replace")
-    return f"{value:g}" if isinstance(value, (int, float)) else value if isinstance(value, str) else ""
 
 
 def activations(value: ir.Value, ends: set[ir.Value]) -> list[ir.Node]:
@@ -350,7 +308,7 @@ def _nearest(value: ir.Value, known: Mapping[ir.Value, Cut], before: set[Cut]) -
     return list(found)
 
 
-def _moved_alone(a: Side, cut: Cut) -> bool:
+def _moved_alone(a: Side, b: Side, cut: Cut) -> bool:
     """Whether both files only move one value on to this, which B holds in the same codes here and there: its quantiser
     finds nothing to round or cut off that the one before has left."""
     if len(cut.from_b) != 1 or cut.from_a != cut.from_b or cut.axes != cut.from_b[0].axes:
@@ -370,7 +328,14 @@ def _moved_alone(a: Side, cut: Cut) -> bool:
         elif node.op_type not in _MOVES:
             return False
         at = node.inputs[0]
-    return all(node.op_type in _MOVES for node in between(a, cut.x, [other.x for other in cut.from_a]))
+    ours = between(a, cut.x, [other.x for other in cut.from_a])
+    first, second = (
+        [node for node in nodes if node.op_type not in MOVING | _QUANTISERS]
+        for nodes in (ours, between(b, cut.y, [start]))
+    )
+    if len(first) != len(second) or not all(map(_say_the_same, first, second)):  # another pool
+        return False
+    return all(node.op_type in _MOVES for node in ours)
 
 
 def _same_codes(one: Quantiser, other: Quantiser | None) -> bool:
@@ -408,7 +373,7 @@ def _alike(a: Side, b: Side, cut: Cut, by_x: Mapping[ir.Value, Cut]) -> bool:
             continue
         one, two = x.producer(), y.producer()
         if one is None or two is None:
-            if one is not two or not _same(x.const_value, y.const_value):
+            if one is not two or not same(x.const_value, y.const_value):
                 return False
             continue
         if x.index() != y.index() or not _say_the_same(one, two):
@@ -420,21 +385,62 @@ def _alike(a: Side, b: Side, cut: Cut, by_x: Mapping[ir.Value, Cut]) -> bool:
 def _say_the_same(one: ir.Node, two: ir.Node) -> bool:
     if (one.op_type, one.domain, len(one.inputs)) != (two.op_type, two.domain, len(two.inputs)):
         return False
-    if set(one.attributes) != set(two.attributes):
-        return False
-    return all(_same_attribute(attribute, two.attributes[name]) for name, attribute in one.attributes.items())
+    for name in {**one.attributes, **two.attributes}:
+        both = [node.attributes.get(name) for node in (one, two)]
+        if both[0] is None or both[1] is None:
+            x, y = setting(one, name, two), setting(two, name, one)
+            if x is None or x != y:
+                return False
+        elif not _same_attribute(both[0], both[1]):
+            return False
+    return True
+
+
+def schema(node: ir.Node) -> onnx.defs.OpSchema | None:
+    """What the standard says of an operator; None where it is none of the standard's."""
+    try:
+        return onnx.defs.get_schema(node.op_type, domain=node.domain)
+    except onnx.defs.SchemaError:
+        return None
+
+
+def setting(node: ir.Node, name: str, other: ir.Node) -> Any:
+    """What an attribute of a node is, stated or not: a number, a text, or a list of numbers; None where that cannot be
+    told.
+
+    other   a node of the same operator, which states as many numbers
+    """
+    if name in node.attributes:
+        stated = node.attributes[name]
+        listed = stated.type in (ir.AttributeType.INTS, ir.AttributeType.FLOATS, ir.AttributeType.STRINGS)
+        return None if stated.is_ref() else list(stated.value) if listed else stated.value
+    known = schema(node)
+    default = known.attributes[name].default_value if known is not None and name in known.attributes else None
+    if default is not None and default.name:
+        value = onnx.helper.get_attribute_value(default)
+        return value.decode(errors="replace") if isinstance(value, bytes) else value
+    given = other.attributes.get(name)
+    if known is None or given is None or given.type != ir.AttributeType.INTS:
+        return None
+    if name in _UNSTATED:
+        return [_UNSTATED[name]] * len(given.as_ints())
+    sizes = (
+        node.inputs[1].shape if name == "kernel_shape" and len(node.inputs) > 1 and node.inputs[1] else None
+    )
+    return None if sizes is None else [size if isinstance(size, int) else size.value for size in sizes[2:]]
 
 
 def _same_attribute(one: ir.Attr, two: ir.Attr) -> bool:
     if one.type != two.type or one.is_ref() or two.is_ref():
         return False
     if one.type == ir.AttributeType.TENSOR:
-        return _same(one.value, two.value)
+        return same(one.value, two.value)
     # A body is not looked into: it counts as another.
     return one.type not in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) and bool(one.value == two.value)
 
 
-def _same(one: ir.TensorProtocol | None, two: ir.TensorProtocol | None) -> bool:
+def same(one: ir.TensorProtocol | None, two: ir.TensorProtocol | None) -> bool:
+    """Whether two tensors are the same, to the last bit."""
     if one is None or two is None or one.dtype != two.dtype or list(one.shape) != list(two.shape):
         return False
     return one is two or one.tobytes() == two.tobytes()

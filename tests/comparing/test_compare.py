@@ -24,6 +24,7 @@ from onnxviz.auditing.report.html import render
 from onnxviz.auditing.statistics import Likeness, Share
 from onnxviz.comparing import compare as comparing
 from onnxviz.comparing.judge import judged, missing, source
+from onnxviz.comparing.local import Advice, Exclusion
 from onnxviz.comparing.match import Pair
 from onnxviz.comparing.page import advice, page
 from onnxviz.comparing.rules import LAYER_MOVED, LAYER_SHARE
@@ -356,6 +357,28 @@ def test_a_layers_name_is_no_beginning_of_a_sentence(explained):
     )
     text = render(page(replace(explained, checks=(replace(check, findings=(finding,)),)))).decode()
     assert '<h3 dir="auto">One layer</h3>' in text and ">stem.relu alone makes 97%.</p>" in text
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        (0.8125, 0.8125, "the same class in 81% of the probes as before"),
+        (0.8125, 0.8145, "the same class in 81.5% of the probes instead of 81.2%"),
+        (0.5, 0.75, "the same class in 75% of the probes instead of 50%"),
+    ],
+)
+def test_what_is_gained_is_told_in_digits_that_show_it(explained, before, after, told):
+    lists = (Exclusion(("stem.relu",), ("stem",), 20.0, 6.0, after, 0.1),)
+    found = replace(explained, advice=Advice(14.0, before, lists, 16))
+    assert any(told in line for line in found.lines())
+
+
+def test_of_one_picture_nothing_is_told_in_the_plural(resnet, pictures):
+    found = little(*resnet, pictures[:1])
+    text = " ".join([*found.lines(), render(page(found)).decode()])
+    assert re.search(r"\b1 picture\b", text) and not re.search(
+        r"\b1 (pictures|layers|places|classes)\b", text
+    )
 
 
 def test_a_processor_whose_sums_are_cut_is_a_thing_to_do(explained):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import onnx
 import pytest
 import quantise  # tools/ is on the path: tests/comparing/conftest.py
-from onnx import helper
 
-import onnxviz
 from onnxviz.comparing.hybrids import Hybrids
 from onnxviz.comparing.local import Advice, Exclusion, Split, advise, local, robust_z, split
 from onnxviz.comparing.match import match
@@ -91,37 +90,6 @@ def test_pruning_is_found_where_it_was_done(files):
     assert found.effects[0].healed == math.inf
 
 
-@pytest.mark.parametrize(
-    ("name", "node", "change", "told"),
-    [
-        ("mobilenet", "block1.gate", {"alpha": 0.25}, "alpha of HardSigmoid is 0.25, in A 0.166667"),
-        ("mobilenet", "block1.gate", {"beta": 0.25}, "beta of HardSigmoid is 0.25, in A 0.5"),
-        ("mobilenet", "block1.swish1", "Relu", "Relu in the place of HardSwish"),
-        ("detector", "neck.up", {"mode": "linear"}, "mode of Resize is linear, in A nearest"),
-        ("segmenter", "down1.relu", "Sigmoid", "Sigmoid in the place of Relu"),
-        ("segmenter", "down1.relu", "Identity", "nothing in the place of Relu"),
-        ("resnet", "pool", {"pads": [0, 0, 2, 2]}, "pads of MaxPool is (0, 0, 2, 2), in A (1, 1, 1, 1)"),
-    ],
-)
-def test_what_is_computed_otherwise_is_named(files, name, node, change, told):
-    """Neither quantisers nor weights: an attribute that a converter lost, another activation."""
-    a, b = onnx.load(files.small(name)), onnx.load(files.small(name))
-    (at,) = (one for one in b.graph.node if one.name == node)
-    if isinstance(change, str):
-        at.op_type = change
-    else:
-        kept = [one for one in at.attribute if one.name not in change]
-        del at.attribute[:]
-        at.attribute.extend([*kept, *(helper.make_attribute(*one) for one in change.items())])
-    found = onnxviz.compare(*(small.opened(m, **small.SCALED) for m in (a, b)), small.photos(4), methods=())
-    first = found.effects.ranked[0]
-    reasons = dict(zip(found.layers["layer"], found.layers["reason"], strict=True))
-    assert first.unlike == (told,)
-    assert (
-        reasons[first.layer] == f"computed otherwise: {told}" or "has no activation" in reasons[first.layer]
-    )
-
-
 @pytest.mark.parametrize("name", ["resnet", "mobilenet"])
 def test_channels_last_and_norms_apart_change_nothing(files, name):
     path, x = files.small(name), small.pictures()[:2]
@@ -178,9 +146,13 @@ def test_what_does_not_help_is_not_a_way_out(gains, said):
 def test_shares_add_up():
     found = Split(weights=0.3, activations=0.2, clipping=0.1, pictures=4)
     assert found.shares == pytest.approx(
-        {"weights": 0.09 / 0.13, "clipping": 0.01 / 0.13, "rounding": 0.03 / 0.13}
+        {"operators": 0, "weights": 0.09 / 0.13, "clipping": 0.01 / 0.13, "rounding": 0.03 / 0.13}
     )
     assert found.cause == "weights"
+    assert replace(found, together=0.6).shares["operators"] == pytest.approx(0.27 / 0.4)
+    assert replace(found, together=0.6).cause == "operators"
+    assert replace(found, halves="float16").shares["rounding"] == pytest.approx(0.12 / 0.13)
+    assert Split(1e-6, 0.0, 0.0, 4).cause is None  # float32's own rounding
     nothing = Split(0.0, 0.0, 0.0, 4)
     assert nothing.cause is None
     assert nothing.to_dict()["db"] == {"weights": None, "activations": None, "clipping": None}

@@ -9,6 +9,7 @@ import pytest
 
 from onnxviz.auditing.statistics import Share
 from onnxviz.comparing.judge import exact, judged, needed
+from onnxviz.comparing.local import Local, LocalEffect, robust_z
 from onnxviz.comparing.match import Pair
 from onnxviz.comparing.rules import RULES, found
 from onnxviz.comparing.why import LayerFigures, Why
@@ -79,6 +80,41 @@ def test_every_rule_is_asked_and_what_was_not_run_says_why():
     assert next(one for one in checks if one.id == "compare.answers").reason == "out of memory"
     without = {one.id: one.reason for one in judged({}, {}, False)}
     assert without["compare.drift"] == "no pictures were given" != without["compare.weights"]
+
+
+@pytest.mark.parametrize(
+    ("worst", "others", "state"),
+    [
+        (1.0, [0.001, 0.05, 0.0004, 0.04, 0.0002], "found"),  # 99 % of the damage, and z under 4.5
+        (0.2, [0.09, 0.001, 0.05, 0.0004], "clean"),  # 77 %, and z under 4.5
+        (0.2, [0.02, 0.021, 0.02, 0.019, 0.02], "found"),  # it stands out
+        (0.02, [0.0001, 0.0002, 0.0001, 0.0001], "clean"),  # 34 dB are no damage
+        (0.2, [1e-5], "found"),  # nothing else differs
+    ],
+)
+def test_a_layer_that_does_nearly_all_is_found_whatever_its_z(worst, others, state):
+    effects = [worst, *others]
+    total, scores = sum(e**2 for e in effects), robust_z(effects)
+    listed = [LocalEffect(f"layer{i}", "x", "x", e, e**2 / total, scores[i]) for i, e in enumerate(effects)]
+    check = next(
+        one
+        for one in judged({"local": Local(tuple(listed), worst, 4)}, {}, True)
+        if one.id == "compare.layer"
+    )
+    assert check.state == state
+
+
+@pytest.mark.parametrize(("vnni", "severity"), [(False, "low"), (True, "high")])
+def test_sums_that_the_processor_cuts_are_no_fault_of_a_layer(vnni, severity):
+    """A dynamic file multiplies integers, which a processor without VNNI cuts."""
+    layer = LayerFigures(PAIR, 20.0, 0.99, 0.0, 1.0, codes="uint8", dynamic=True)
+    held = Why((layer,), activations=("uint8",), weights=("int8",), machine={"vnni": vnni})
+    effects = Local((LocalEffect("x", "x", "x", 0.25, 1.0),), 0.25, 4)
+    check = next(
+        one for one in judged({"local": effects, "why": held}, {}, True) if one.id == "compare.layer"
+    )
+    assert [one.severity for one in check.findings] == [severity]
+    assert ("reduce_range" in check.findings[0].advice) is not vnni
 
 
 def ranged(shares: list[float], held: float = 1.0) -> Why:

@@ -1,0 +1,206 @@
+"""What B computes otherwise: named, told from what its weights and quantisers do, and not seen where it is not."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+import quantise  # tools/ is on the path: tests/comparing/conftest.py
+from onnx import helper, numpy_helper
+
+import onnxviz
+from onnxviz.comparing.hybrids import Hybrids
+from onnxviz.comparing.judge import source
+from onnxviz.comparing.local import split
+from onnxviz.comparing.match import match
+from onnxviz.graph.seams import setting
+from tests.comparing import small, variants
+from tests.networks import fp16
+
+BEFORE = "in the place of"
+#: Network, node, what is done to it (attributes, another operator, its inputs the other way round), and what is told.
+CHANGES = [
+    ("mobilenet", "block1.gate", {"alpha": 0.25}, "alpha of HardSigmoid is 0.25, in A 0.166667"),
+    ("mobilenet", "block1.gate", {"beta": 0.25}, "beta of HardSigmoid is 0.25, in A 0.5"),
+    ("mobilenet", "block1.swish1", "Relu", f"Relu {BEFORE} HardSwish"),
+    ("detector", "neck.up", {"mode": "linear"}, "mode of Resize is linear, in A nearest"),
+    ("detector", "neck.join", "turn", "the inputs of Concat stand in another order (neck.join)"),
+    ("segmenter", "down1.relu", "Sigmoid", f"Sigmoid {BEFORE} Relu"),
+    ("segmenter", "down1.relu", "Identity", f"nothing {BEFORE} Relu (down1.relu)"),
+    ("resnet", "pool", {"pads": [0, 0, 2, 2]}, "pads of MaxPool is (0, 0, 2, 2), in A (1, 1, 1, 1)"),
+    ("resnet", "block0.conv2", {"dilations": [2, 2], "pads": [2] * 4}, "dilations of Conv is (2, 2), in A (1, 1)"),
+    ("resnet", "stem.norm", {"epsilon": 0.5}, "epsilon of BatchNormalization is 0.5, in A 1e-05"),
+    ("resnet", "block1.relu1", "Elu", f"Elu {BEFORE} Relu"),
+    ("resnet", "block2.add", "Sub", f"Sub {BEFORE} Add (block2.add)"),
+    ("resnet", "gap", "GlobalMaxPool", f"GlobalMaxPool {BEFORE} GlobalAveragePool"),
+]  # fmt: skip
+
+
+def changed(model: onnx.ModelProto, name: str, change) -> onnx.ModelProto:
+    model = copy.deepcopy(model)
+    (at,) = (one for one in model.graph.node if one.name == name)
+    if change == "turn":
+        at.input[:] = list(at.input)[::-1]
+    elif isinstance(change, str):
+        at.op_type = change
+    else:
+        kept = [one for one in at.attribute if one.name not in change]
+        del at.attribute[:]
+        at.attribute.extend([*kept, *(helper.make_attribute(*one) for one in change.items())])
+    return model
+
+
+def opened(model, **options):
+    return small.opened(model, **small.SCALED, **options)
+
+
+def compared(a, b, count: int = 4):
+    return onnxviz.compare(opened(a), opened(b), small.photos(count), methods=(), restore=0)
+
+
+def reason(found, layer: str | None = None) -> str:
+    """Of a layer, or of the one that does most."""
+    wanted = layer or found.effects.ranked[0].layer
+    return found.layers["reason"][found.layers["layer"].index(wanted)]
+
+
+@pytest.mark.parametrize(("name", "node", "change", "told"), CHANGES)
+def test_what_is_computed_otherwise_is_named_and_no_doing_of_weights(files, name, node, change, told):
+    """An attribute that a converter lost, another operator, inputs in another order: no weight differs."""
+    model = onnx.load(files.small(name))
+    found = compared(model, changed(model, node, change))
+    assert told in found.effects.ranked[0].unlike
+    assert told in reason(found) or "has no activation" in reason(found)
+    assert found.split.shares["operators"] > 0.99 and found.split.cause == "operators"
+    assert any("operators 100%, weights 0%" in line for line in found.lines())
+    assert "operators that B has otherwise" in source(found.split, found.why, found.effects)
+    assert found.to_dict()["figures"]["split"]["shares"]["operators"] > 0.99
+
+
+@pytest.mark.parametrize("form", ["QDQ", "QOperator", "dynamic"])
+@pytest.mark.parametrize(
+    ("name", "node", "change", "told"),
+    [one for one in CHANGES if one[1] not in ("down1.relu", "block1.swish1")],
+)
+def test_in_a_quantised_file_too(files, form, name, node, change, told):
+    """Both at once: what is rounded, and what is computed otherwise."""
+    model, x = onnx.load(files.small(name)), small.pictures(4)
+    other = changed(model, node, change)
+    ranges = None if form == "dynamic" else quantise.calibrate(other, x)
+    a, b = opened(model), opened(quantise.quantise(other, quantise.Scheme(form), ranges))
+    both = Hybrids(a, b, match(a, b, x[:2]), x[:2], x[:2])
+    assert any(told in both.graft.unlike(layer).told for layer in both.graft.layers)
+    assert split(both).shares["operators"] > 0.6
+
+
+@pytest.mark.parametrize("form", ["QDQ", "QOperator", "dynamic"])
+def test_a_rectifier_that_a_quantised_file_lacks_is_named(files, form):
+    model = onnx.load(files.small("resnet"))
+    other = changed(model, "block1.relu1", "Identity")
+    ranges = None if form == "dynamic" else quantise.calibrate(other, small.pictures())
+    found = compared(model, quantise.quantise(other, quantise.Scheme(form), ranges))
+    assert f"nothing {BEFORE} Relu" in reason(found) or "no activation behind it" in reason(found)
+    assert found.split.shares["operators"] > 0.9
+
+
+@pytest.mark.parametrize("form", ["QDQ", "QOperator", "dynamic", "unfolded", "nhwc", "fp16"])
+@pytest.mark.parametrize("name", ["resnet", "mobilenet", "detector"])
+def test_what_is_only_written_otherwise_is_not_told(files, name, form):
+    """Quantisers and what they measure, normalisations in the weights or apart, another layout, another type."""
+    model, x = onnx.load(files.small(name)), small.pictures(2)
+    if (name, form) == ("detector", "nhwc"):
+        pytest.skip("its rows are no maps")
+    makers = {"unfolded": variants.unfolded, "nhwc": variants.nhwc, "fp16": fp16}
+    a = opened(model)
+    b = opened(makers[form](model) if form in makers else files.small(name, form))
+    xb = x.transpose(0, 2, 3, 1) if form == "nhwc" else x
+    for one, other, first, second in ((a, b, x, xb), (b, a, xb, x)):
+        both = Hybrids(one, other, match(one, other, first, second), first, second)
+        assert {both.graft.unlike(layer).told for layer in both.graft.layers} <= {()}
+
+
+@pytest.mark.parametrize("form", ["unfolded", "folded"])
+def test_float32s_own_rounding_is_nobodys_doing(files, form):
+    """Normalisations apart in one file and in the weights of the other: 130 dB, and nothing to do about it."""
+    plain = onnx.load(files.small("mobilenet"))
+    pair = plain, variants.unfolded(plain)
+    found = compared(*(pair if form == "unfolded" else pair[::-1]))
+    assert 0 < found.effects.moved < 1e-5 and found.effects.still
+    assert found.split.cause is None and set(found.split.shares.values()) == {0.0}
+    assert {told for told in found.layers["reason"] if told} == {"float32's own rounding"}
+    lines = found.lines()
+    assert any("none does anything but for float32's own rounding" in line for line in lines)
+    assert not any("noise from" in line or "put back" in line for line in lines)
+
+
+def test_half_precision_is_rounding(files):
+    model = onnx.load(files.small("resnet"))
+    found = compared(model, fp16(model))
+    assert reason(found) == "rounding to float16"
+    assert found.split.shares["rounding"] == pytest.approx(1)
+    assert "to float16" in source(found.split, found.why, found.effects)
+
+
+@pytest.mark.parametrize("name", ["resnet", "mobilenet"])
+def test_dynamic_quantisation_is_rounding(files, name):
+    found = compared(files.small(name), files.small(name, "dynamic"))
+    told = [reason(found, one.layer) for one in found.effects.ranked if one.e > 1e-5]
+    assert told and all("rounding" in text and "otherwise" not in text for text in told)
+
+
+@pytest.mark.parametrize("form", ["QDQ", "QOperator"])
+def test_where_a_is_the_quantised_one_it_is_a_that_rounds(files, form):
+    """The other way round: what A's quantisers do is no doing of B's weights, nor a rectifier that they stood for."""
+    there, back = files.small("resnet"), files.small("resnet", form)
+    found = compared(back, there)
+    told = {reason(found, one.layer) for one in found.effects.ranked[:5]}
+    assert any("A rounds to uint8 per tensor, and B does not" in text for text in told)
+    assert not any("otherwise" in text for text in told)
+    assert found.split.of_a
+    assert found.split.shares == pytest.approx(compared(there, back).split.shares, abs=1e-6)
+    assert "it is A that is quantised" in source(found.split, found.why, found.effects)
+
+
+def test_weights_that_are_no_integers_are_told(files):
+    """Pruning leaves 15 dB and more: no rounding of float32, and no operator."""
+    model = onnx.load(files.small("resnet"))
+    found = compared(model, variants.pruned(model, 0.1))
+    assert "its weights differ" in reason(found) and "otherwise" not in reason(found)
+    assert found.split.cause == "weights" and found.split.shares["operators"] == 0
+
+
+def node(op: str, **attributes):
+    model = helper.make_model(
+        helper.make_graph(
+            [helper.make_node(op, ["x", "w"][: 1 + op.startswith("Conv")], ["y"], **attributes)],
+            "one",
+            [helper.make_tensor_value_info("x", 1, (1, 2, 8, 8))],
+            [helper.make_tensor_value_info("y", 1, None)],
+            [numpy_helper.from_array(np.zeros((2, 2, 3, 3), np.float32), "w")],
+        )
+    )
+    return next(iter(ir.from_proto(model).graph))
+
+
+@pytest.mark.parametrize(
+    ("op", "name", "stated"),
+    [
+        ("Conv", "dilations", [1, 1]),
+        ("Conv", "strides", [1, 1]),
+        ("Conv", "pads", [0] * 4),
+        ("Conv", "group", 1),
+        ("Conv", "kernel_shape", [3, 3]),
+        ("Conv", "auto_pad", "NOTSET"),
+        ("ConvTranspose", "output_padding", [0, 0]),
+        ("MaxPool", "strides", [1, 1]),
+        ("Flatten", "axis", 1),
+        ("LeakyRelu", "alpha", pytest.approx(0.01)),
+    ],
+)
+def test_what_is_not_stated_is_what_the_standard_says(op, name, stated):
+    other = node(op, **{name: stated if not hasattr(stated, "expected") else 0.01})
+    assert setting(node(op), name, other) == stated
+    assert setting(other, name, node(op)) == stated
