@@ -7,7 +7,6 @@ makes none at all: the file itself is read for them, too.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -103,24 +102,24 @@ def finite(
     images   those that were given; None: none were, and two that are made are tried
     bad      by file the places of those that it gives NaN or infinities for, of so many `seen`; None: that is not
              known, for this `reason`
-    raises   what running raises
     """
     files = {}
     for side, net in (("A", a), ("B", b)):
         names: tuple[str, ...] = ()
-        x = None
-        if images is None:
-            places = _odd_samples(net)
-            names, x = tuple(f"made picture {place}" for place in places), net.samples()[places[:1]]
-        elif bad is not None:
-            places = list(bad.get(side, ()))
-            names = tuple(printable(source_name(images[place], place)) for place in places)
-            with unnoted(), contextlib.suppress(OnnxVizError):
-                x = net.prepare(images[places[0]]) if places else None
-        files[side] = Broken(tuple(stored(net)), names, _first(net, x) if names and x is not None else "")
-    if images is None:
-        return Finite(files, 2, made=True)
-    return Finite(files, seen, reason=reason if bad is None else "")
+        layer = ""
+        try:
+            if images is None:
+                places = _odd_samples(net)
+                names = tuple(f"made picture {place}" for place in places)
+                layer = _first(net, net.samples()[places[:1]]) if places else ""
+            elif bad is not None and (places := list(bad.get(side, ()))):
+                names = tuple(printable(source_name(images[place], place)) for place in places)
+                with unnoted():
+                    layer = _first(net, net.prepare(images[places[0]]))
+        except OnnxVizError as error:  # what is stored is told all the same
+            reason = reason or ("" if names else str(error))
+        files[side] = Broken(tuple(stored(net)), names, layer)
+    return Finite(files, 2 if images is None else seen, images is None, reason)
 
 
 def _odd_samples(net: Network) -> list[int]:
@@ -139,12 +138,11 @@ def _odd_samples(net: Network) -> list[int]:
 def _first(net: Network, x: np.ndarray) -> str:
     """The first layer that is not finite for this picture; a portion of them is held at a time."""
     sizes = [4 * math.prod(size for size in shape if isinstance(size, int)) for _, shape in net.sizes]
-    with contextlib.suppress(OnnxVizError):
-        for portion in portions([name for name, _ in net.sizes], sizes, _BYTES):
-            arrays = net.run(x, portion)
-            odd = (name for name in portion if not np.isfinite(arrays[name]).all())
-            if (name := next(odd, None)) is not None:
-                return name
+    for portion in portions([name for name, _ in net.sizes], sizes, _BYTES):
+        arrays = net.run(x, portion)
+        odd = (name for name in portion if not np.isfinite(arrays[name]).all())
+        if (name := next(odd, None)) is not None:
+            return name
     return ""
 
 

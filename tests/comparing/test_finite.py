@@ -11,10 +11,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxviz
 from onnxviz.auditing.report.html import render, shown
+from onnxviz.comparing import compare as comparing
+from onnxviz.comparing import finite as reading
 from onnxviz.comparing.finite import stored
 from onnxviz.comparing.judge import verdict
 from onnxviz.comparing.page import page
 from onnxviz.comparing.result import PARTS, _loaded, _plain
+from onnxviz.errors import ModelRejected
 from tests.comparing import small
 from tests.comparing.small import SCALED, opened
 from tests.networks import edited, fp16
@@ -178,6 +181,20 @@ def test_one_layer_that_alone_gives_nan_is_a_finding(files, resnet, pictures, tm
     (finding,) = [finding for finding in found.findings if finding.id == "compare.layer"]
     assert finding.where == "image" and "gives NaN or infinities" in finding.sentence
     strict(found, tmp_path / "out")
+
+
+@pytest.mark.parametrize("photos", [True, False], ids=["pictures", "none"])
+def test_what_is_stored_is_told_where_nothing_runs(files, resnet, pictures, monkeypatch, photos):
+    def refused(*_, **__):
+        raise ModelRejected("no kernel for it")
+
+    monkeypatch.setattr(reading, "_odd_samples", refused)
+    monkeypatch.setattr(comparing, "answers", refused)
+    images = pictures[:2] if photos else None
+    check = little(*resnet, images).check("compare.finite")
+    assert (check.state, check.reason) == ("not-run", "no kernel for it")
+    (finding,) = finite(little(resnet[0], edited(files.small("resnet", "QDQ"), stem_scale=every(0)), images))
+    assert "is 0" in finding.sentence
 
 
 # --- answers that hold no signal --------------------------------------------------------------------
