@@ -271,32 +271,29 @@ def _layer(rule: Rule, local: Local, parts: Mapping[str, Any]) -> Check:
     if worst is None or not worst.e:
         return checked(rule, figure="no layer differs")
     name, share, advice = printable(worst.layer), worst.share, parts.get("advice")
-    findings: list[Finding] = []
+    few = sum(one.e > STILL for one in local.effects) < FEWEST
+    told, judged_by = f"{name} alone makes {share:.0%} of the damage", None
     if math.isinf(worst.e):
-        told = f"{name} alone, put into A, gives NaN or infinities"
-        advice = _MEND + (advice.way_out if advice else "")
-        headline = rule.means.replace("{where}", name)
-        findings = [
-            Finding(rule.id, rule.severity, share, LAYER_SHARE, name, told, advice, headline=headline)
-        ]
+        told, judged_by = f"{name} alone, put into A, gives NaN or infinities", (share, LAYER_SHARE)
     elif share >= LAYER_SHARE and worst.e >= LAYER_MOVED:
-        alone = f"{name} alone makes {share:.0%} of the damage"
-        few = sum(one.e > STILL for one in local.effects) < FEWEST
-        mend = _MEND + (advice.way_out if advice and not few else "")
-        if few or share >= LAYER_ALONE:
-            told, headline = (
-                alone + "; hardly another layer differs" * few,
-                rule.means.replace("{where}", name),
-            )
-            least = LAYER_SHARE if few else LAYER_ALONE
-            findings = [Finding(rule.id, rule.severity, share, least, name, told, mend, headline=headline)]
-        else:
-            told = f"{alone}, and stands out of all other layers (z {worst.z:.1f})."
-            findings = found(rule, worst.z, name, told, mend)
-        why = parts.get("why")
+        if few:
+            told, judged_by = f"{told}; hardly another layer differs", (share, LAYER_SHARE)
+        elif (grade := rule.grade(worst.z)) is not None:
+            told += f", and stands out of all other layers (z {worst.z:.1f})"
+            judged_by = worst.z, grade[1]
+        elif share >= LAYER_ALONE:
+            judged_by = share, LAYER_ALONE
+    findings: list[Finding] = []
+    if judged_by is not None:
+        why, severity = parts.get("why"), rule.severity
+        mend = _MEND + (advice.way_out if advice and (not few or math.isinf(worst.e)) else "")
         if why is not None and why.saturates and any(one.dynamic for one in why.layers):
             # Integers are multiplied as the file has it, and it is this processor that cuts their sums.
-            findings = [replace(one, severity="low", advice=CUT_SUMS) for one in findings]
+            severity, mend = "low", CUT_SUMS
+        if worst.unlike:
+            told += f"; computed otherwise: {printable('; '.join(worst.unlike), 160)}"
+        headline = rule.means.replace("{where}", name)
+        findings = [Finding(rule.id, severity, *judged_by, name, told, mend, headline=headline)]
     return checked(
         rule, findings=findings, figure=worst.z, figures={"layer": name, "share": share, "z": worst.z}
     )

@@ -409,9 +409,10 @@ def exclusion(one: local.Exclusion, found: Compared) -> str:
     gain = f"{one.gain:+.1f} dB" if np.isfinite(one.gain) else "nothing is left of the damage"
     gain += ", measured"
     if one.agreement is not None and before is not None:
-        digits = 0 if f"{one.agreement:.0%}" != f"{before:.0%}" else 1
-        was = f"instead of {before:.{digits}%}" if one.agreement != before else "as before"
-        gain += f", the same class in {one.agreement:.{digits if one.agreement != before else 0}%} of the probes {was}"
+        hidden = one.agreement != before and f"{one.agreement:.0%}" == f"{before:.0%}"
+        now, was = (f"{share:.{1 if hidden else 0}%}" for share in (one.agreement, before))
+        was = "as before" if one.agreement == before else f"instead of {was}"
+        gain += f", the same class in {now} of the probes {was}"
     if not quantised(found):
         return f"put back {layers} as in A: {gain}"
     return f"leave {layers} in float: {gain}; {one.macs:.1%} of the multiply-accumulates turn float"

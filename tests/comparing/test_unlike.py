@@ -75,6 +75,8 @@ def test_what_is_computed_otherwise_is_named_and_no_doing_of_weights(files, name
     assert told in found.effects.ranked[0].unlike
     assert told in reason(found) or "has no activation" in reason(found)
     assert found.split.shares["operators"] > 0.99 and found.split.cause == "operators"
+    said = [one.sentence for one in found.findings if one.id == "compare.layer"]
+    assert len(said) == (found.effects.ranked[0].share > 0.9) and all(told in text for text in said)
     assert any("operators 100%, weights 0%" in line for line in found.lines())
     assert "operators that B has otherwise" in source(found.split, found.why, found.effects)
     assert found.to_dict()["figures"]["split"]["shares"]["operators"] > 0.99
