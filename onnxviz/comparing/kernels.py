@@ -10,7 +10,7 @@ inputs are brought to the same strength first (Sinkhorn & Knopp 1967); the bette
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -285,6 +285,31 @@ def taken_back(found: np.ndarray, a: Kernel, b: Kernel) -> bool:
     left, before = (np.abs(values - np.nanmedian(values)) for values in (found + back, found))
     moved = before >= _STILL
     return not moved.any() or float((left[moved] <= _LEFT * before[moved]).mean()) >= _MOST
+
+
+def rescaled(layers: Sequence[tuple[Kernel, Kernel, float]], reach: Sequence[int]) -> set[int]:
+    """What the values behind a layer depend on, where B's are A's times a factor a channel, which the next layers take
+    back: the networks compute the same, and these values are not the same.
+
+    layers   that belong together, and how alike they are
+    reach    which of them each one's result depends on, a bit each
+    """
+    found: set[int] = set()
+    for start in range(len(reach)):
+        trail: list[tuple[int, np.ndarray]] = []
+        at: int | None = start
+        while at is not None:
+            factor = factors(*layers[at][:2])
+            if factor is None or (trail and len(factor) != len(trail[-1][1])):
+                break
+            trail.append((reach[at], factor + (trail[-1][1] if trail else 0)))
+            readers = [k for k in range(len(reach)) if reach[k] ^ (1 << k) == reach[at]]
+            even = len(trail) > 1 and not vary(trail[-1][1])
+            if even or (readers and all(taken_back(trail[-1][1], *layers[k][:2]) for k in readers)):
+                found.update(mask for mask, factor in trail if vary(factor))
+            # A depthwise layer takes back what it was given and gives its own, in one factor.
+            at = readers[0] if len(readers) == 1 and depthwise(layers[readers[0]][0]) else None
+    return found
 
 
 def _logarithms(one: np.ndarray, other: np.ndarray) -> np.ndarray | None:

@@ -13,16 +13,16 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 
-from onnxviz.comparing.kernels import Kernel, depthwise, factors, taken_back, vary
+from onnxviz.comparing.kernels import Kernel, rescaled
 from onnxviz.comparing.rules import SAME_NETWORK
-from onnxviz.comparing.sides import Side, all_names, masks, normal, same_layers
+from onnxviz.comparing.sides import Side, Ways, all_names, masks, normal, origins, same_layers, ways
 from onnxviz.comparing.values import Axes, Projector, Sketch, similarity, turned
 from onnxviz.errors import UnknownLayer, UsageError, near
 from onnxviz.network import Network
@@ -30,7 +30,7 @@ from onnxviz.progress import Progress, silent
 
 __all__ = ["Matching", "Pair", "Step", "match", "normal"]
 
-Step = Literal["given", "weights", "values", "name"]
+Step = Literal["given", "weights", "values", "place", "name"]
 
 # Correlations: from here on two values are the same; from here on they may be, where nothing else comes into question.
 _SURE: Final = 0.9
@@ -146,7 +146,7 @@ def match(
     layers = same_layers(one, other)
     one.place([kernel for kernel, _, _ in layers])
     other.place([kernel for _, kernel, _ in layers])
-    return _Pairing(one, other, layers, fixed).matching()
+    return _Pairing(one, other, layers, fixed, ways(one, other, layers)).matching()
 
 
 def _as_input(net: Network, x: np.ndarray) -> np.ndarray:
@@ -171,6 +171,7 @@ class _Choice:
     apart: float
     named: bool
     axes: Axes
+    meant: bool = False
 
 
 @dataclass
@@ -181,6 +182,7 @@ class _Pairing:
     other: Side
     layers: list[tuple[Kernel, Kernel, float]]
     fixed: list[tuple[int, int]]
+    ways: tuple[Ways, Ways] = field(default_factory=lambda: ({}, {}))
     made: dict[int, tuple[_Choice, Step, bool]] = field(default_factory=dict)
     taken: set[int] = field(default_factory=set)
 
@@ -195,18 +197,19 @@ class _Pairing:
             self._make(inputs, "values")
         for choices, behind in self._segments():
             self._pair([c for c in choices if c.alike >= _SURE])
-            if behind and not any(c.a in self.made for c in choices):
-                # Whatever became of the numbers: what the weights say of the layer holds of its result.
-                for choice in _in_order(choices):
-                    self._make(choice, "values", weak=True)
-            self._pair(self._unrivalled([c for c in choices if c.alike >= _WEAK]), weak=True)
+            if behind:
+                # Whatever became of the numbers: what the weights say of the layer holds of its result, and operators
+                # that stand in both files alike make the same.
+                lost = not any(c.a in self.made for c in choices)
+                for choice in _in_order([c for c in self._left(choices) if lost or c.meant]):
+                    self._make(choice, "place", weak=choice.alike < _SURE)
+            left = self._left([c for c in choices if c.alike >= _WEAK])
+            rivals = Counter(c.a for c in left)
+            self._pair([c for c in left if rivals[c.a] == 1], weak=True)
         return self._told()
 
-    def _unrivalled(self, choices: list[_Choice]) -> list[_Choice]:
-        """Those that are left, of A's values for which a single one of B comes into question."""
-        left = [c for c in choices if c.a not in self.made and c.b not in self.taken]
-        rivals = Counter(c.a for c in left)
-        return [c for c in left if rivals[c.a] == 1]
+    def _left(self, choices: list[_Choice]) -> list[_Choice]:
+        return [c for c in choices if c.a not in self.made and c.b not in self.taken]
 
     def _make(self, choice: _Choice, by: Step, weak: bool = False) -> None:
         self.made[choice.a] = choice, by, weak
@@ -216,7 +219,8 @@ class _Pairing:
         """What comes into question, by segments: the values that stand alike among the weight layers; and whether they
         stand behind one."""
         sides: list[dict[tuple[int, int], list[int]]] = []
-        skipped = self._rescaled()
+        reach = [self.one.before[a.node.outputs[0]] for a, _, _ in self.layers]
+        skipped = rescaled(self.layers, reach)
         for side in (self.one, self.other):
             segments = defaultdict(list)
             for i, value in enumerate(side.values):
@@ -226,7 +230,26 @@ class _Pairing:
         for key, places in sides[0].items():
             if key in sides[1] and key[0] not in skipped:
                 choices = [self._choice(a, b) for a in places for b in sides[1][key]]
-                found.append((self._of_one_sign([c for c in choices if c is not None]), key[0] > 0))
+                known = [c for c in choices if c is not None]
+                found.append((self._of_one_sign(self._made_alike(known) if key[0] else known), key[0] > 0))
+        return found
+
+    def _made_alike(self, choices: list[_Choice]) -> list[_Choice]:
+        """Those that operators do not speak against: where both files have a value that is made in one way, it is the
+        same; or, where one of them has more operators behind it, what they make of it."""
+        both = self.one, self.other
+        own = [[self.ways[k].get(side.values[(c.a, c.b)[k]]) for c in choices] for k, side in enumerate(both)]
+        held = [{way for way in ways if way is not None} for ways in own]
+        found = []
+        for c, *pair in zip(choices, *own, strict=True):
+            in_b, in_a = pair[0] in held[1], pair[1] in held[0]
+            meant = in_b and pair[0] == pair[1]
+            for k, (other, here) in enumerate(((in_a, in_b), (in_b, in_a))):
+                if other and not here:
+                    value = both[k].values[(c.a, c.b)[k]]
+                    meant = pair[1 - k] in origins(both[k], self.ways[k], value, held[1 - k])
+            if meant or not (in_a or in_b):
+                found.append(replace(c, meant=meant))
         return found
 
     def _of_one_sign(self, choices: list[_Choice]) -> list[_Choice]:
@@ -238,27 +261,6 @@ class _Pairing:
         }
         rectified = {c.b for c in choices if not below[1, c.b] and not below[0, c.a]}
         return [c for c in choices if c.b not in rectified or below[0, c.a] < _BELOW]
-
-    def _rescaled(self) -> set[int]:
-        """What the values behind a layer depend on, where B's are A's times a factor a channel, which the next layers
-        take back: the networks compute the same, and these values are not the same."""
-        found: set[int] = set()
-        reach = [self.one.before[a.node.outputs[0]] for a, _, _ in self.layers]
-        for start in range(len(reach)):
-            trail: list[tuple[int, np.ndarray]] = []
-            at: int | None = start
-            while at is not None:
-                factor = factors(*self.layers[at][:2])
-                if factor is None or (trail and len(factor) != len(trail[-1][1])):
-                    break
-                trail.append((reach[at], factor + (trail[-1][1] if trail else 0)))
-                readers = [k for k in range(len(reach)) if reach[k] ^ (1 << k) == reach[at]]
-                even = len(trail) > 1 and not vary(trail[-1][1])
-                if even or (readers and all(taken_back(trail[-1][1], *self.layers[k][:2]) for k in readers)):
-                    found.update(mask for mask, factor in trail if vary(factor))
-                # A depthwise layer takes back what it was given and gives its own, in one factor.
-                at = readers[0] if len(readers) == 1 and depthwise(self.layers[readers[0]][0]) else None
-        return found
 
     def _choice(self, a: int, b: int) -> _Choice | None:
         if a in self.made or b in self.taken:

@@ -64,6 +64,7 @@ _HINTS: Final = {
 _STEPS: Final = {
     "weights": "their weights",
     "values": "their values on the probe pictures",
+    "place": "the operators that make them",
     "name": "their names, among equals",
     "given": "--match",
 }
