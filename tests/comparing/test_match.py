@@ -269,7 +269,14 @@ def test_names_decide_only_between_equals():
     idle.graph.node.insert(
         place + 1, onnx.helper.make_node("Relu", ["block0.relu1"], ["twice"], name="twice")
     )
-    found = {pair.a: pair for pair in matched(idle, idle).pairs}
+    assert exact(matched(idle, idle))["twice"] == "twice"
+    beside = copy.deepcopy(idle)  # both of the same value: their operators do not tell them apart
+    beside.graph.node[place + 1].input[0] = beside.graph.node[place].input[0]
+    reader = next(i for i, node in enumerate(beside.graph.node) if node.input[0] == "twice")
+    beside.graph.node[reader].input[0] = "largest"
+    largest = onnx.helper.make_node("Max", ["block0.relu1", "twice"], ["largest"], name="largest")
+    beside.graph.node.insert(reader, largest)
+    found = {pair.a: pair for pair in matched(beside, beside).pairs}
     assert (found["twice"].b, found["block0.relu1"].b) == ("twice", "block0.relu1")
     assert "name" in {found["twice"].by, found["block0.relu1"].by}
     idle.graph.node[place].output[0] = idle.graph.node[place + 1].input[0] = "other"
