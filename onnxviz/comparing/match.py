@@ -22,9 +22,20 @@ import onnx_ir as ir
 
 from onnxviz.comparing.kernels import Kernel, rescaled
 from onnxviz.comparing.rules import SAME_NETWORK
-from onnxviz.comparing.sides import Side, Ways, all_names, masks, normal, origins, same_layers, ways
+from onnxviz.comparing.sides import (
+    Side,
+    Ways,
+    all_names,
+    given_places,
+    in_codes,
+    masks,
+    normal,
+    origins,
+    same_layers,
+    ways,
+)
 from onnxviz.comparing.values import Axes, Projector, Sketch, similarity, turned
-from onnxviz.errors import UnknownLayer, UsageError, near
+from onnxviz.errors import UsageError
 from onnxviz.network import Network
 from onnxviz.progress import Progress, silent
 
@@ -44,8 +55,9 @@ _BELOW: Final = 0.02
 # How much of what rounding took from the likeness of two values may hide which of two is meant.
 _ROUGH: Final = 0.5
 # Where no correlation tells (a broken file): by how much a value must be more alike than the last one of its stretch,
-# and how many pairs are tried.
+# or than one that the same layers read, and how many pairs are tried.
 _LATER: Final = 0.15
+_READ: Final = 0.3
 _MOST: Final = 400
 
 
@@ -140,7 +152,7 @@ def match(
     project = Projector(seed)
     one = Side(a, x, project)
     other = Side(b, _as_input(b, x) if xb is None else xb, project)
-    fixed = [] if given is None else _named(given, one, other)
+    fixed = [] if given is None else given_places(given, one, other)
     one.look(progress=progress)
     other.look({found.shape for found in one.seen.values()}, progress)
     layers = same_layers(one, other)
@@ -163,7 +175,16 @@ def _as_input(net: Network, x: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Choice:
-    """A pair that comes into question."""
+    """A pair that comes into question.
+
+    a, b    places in the sides' lists of values
+    alike   their correlation
+    apart   how far B's value is from A's, in parts of A's strength
+    named   whether a name of both is the same
+    axes    B's axes in A's order
+    meant   whether the same operators make both, or the same layers read both, and
+    read    whether these do
+    """
 
     a: int
     b: int
@@ -172,6 +193,7 @@ class _Choice:
     named: bool
     axes: Axes
     meant: bool = False
+    read: bool = False
 
 
 @dataclass
@@ -235,21 +257,25 @@ class _Pairing:
         return found
 
     def _made_alike(self, choices: list[_Choice]) -> list[_Choice]:
-        """Those that operators do not speak against: where both files have a value that is made in one way, it is the
-        same; or, where one of them has more operators behind it, what they make of it."""
+        """Those that operators do not speak against. Where both files have a value that is made in one way, it is the
+        same; but what comes out of codes may stand for what operators behind it make in the other file, where the codes
+        have no room for more. Where a way is in one file alone, what the same layers read tells."""
         both = self.one, self.other
         own = [[self.ways[k].get(side.values[(c.a, c.b)[k]]) for c in choices] for k, side in enumerate(both)]
         held = [{way for way in ways if way is not None} for ways in own]
         found = []
         for c, *pair in zip(choices, *own, strict=True):
-            in_b, in_a = pair[0] in held[1], pair[1] in held[0]
-            meant = in_b and pair[0] == pair[1]
-            for k, (other, here) in enumerate(((in_a, in_b), (in_b, in_a))):
-                if other and not here:
-                    value = both[k].values[(c.a, c.b)[k]]
-                    meant = pair[1 - k] in origins(both[k], self.ways[k], value, held[1 - k])
-            if meant or not (in_a or in_b):
-                found.append(replace(c, meant=meant))
+            values = self.one.values[c.a], self.other.values[c.b]
+            read = [side.read.get(value, 0) for side, value in zip(both, values, strict=True)]
+            known = pair[0] in held[1], pair[1] in held[0]
+            same = known[0] and pair[0] == pair[1]
+            if known[0] != known[1]:
+                more, less = (1, 0) if known[0] else (0, 1)
+                of = pair[less] in origins(both[more], self.ways[more], values[more], held[less])
+                same = of and (in_codes(values[less]) or c.alike >= 1 - _TIE)
+            if same or not any(known):
+                alike = bool(read[0]) and read[0] == read[1]
+                found.append(replace(c, meant=same or alike, read=alike))
         return found
 
     def _of_one_sign(self, choices: list[_Choice]) -> list[_Choice]:
@@ -395,7 +421,7 @@ def _in_order(choices: list[_Choice]) -> list[_Choice]:
             choice = table.get((a, b))
             if choice is not None:
                 late = _LATER * (i / len(ours) + j / len(theirs))
-                worth = best[i][j][0] + 10 + max(choice.alike, 0.0) + late
+                worth = best[i][j][0] + 10 + max(choice.alike, 0.0) + late + _READ * choice.read
                 if worth > found[0]:
                     found = worth, [*best[i][j][1], choice]
             best[i + 1][j + 1] = found
@@ -412,33 +438,7 @@ def _bare(name: str) -> str:
     return _AROUND.sub("", name.lower())
 
 
-# --- what the caller says -------------------------------------------------------------------------
-
-
 def _sizes(value: ir.Value) -> tuple[int, ...] | None:
     """The sizes of a value behind the batch; None where the file leaves one open."""
     sizes = [size for size in list(value.shape or ())[1:] if isinstance(size, int)]
     return tuple(sizes) if value.shape is not None and len(sizes) == len(value.shape) - 1 else None
-
-
-def _named(given: Mapping[str, str], one: Side, other: Side) -> list[tuple[int, int]]:
-    """The places of the values that are given as pairs.
-
-    raises   UnknownLayer, UsageError for one that is given twice
-    """
-    found: list[tuple[int, int]] = []
-    known = [(side, side.known(), {v: i for i, v in enumerate(side.values)}) for side in (one, other)]
-    for names in given.items():
-        places = []
-        for name, (side, values, place) in zip(names, known, strict=True):
-            if name not in values:
-                raise UnknownLayer(
-                    f"no value of {side.net.name!r} that can be compared is named {name!r}{near(name, values)}; "
-                    "`onnxviz inspect` lists the layers"
-                )
-            places.append(place[values[name]])
-        if any(places[0] == a or places[1] == b for a, b in found):
-            both = " and ".join(map(repr, names))
-            raise UsageError(f"{both} are given as a pair, and one of them in another pair, too")
-        found.append((places[0], places[1]))
-    return found

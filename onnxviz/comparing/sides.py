@@ -8,7 +8,7 @@ half precision stays half, weights stay as they are stored. What is computed is 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -17,8 +17,10 @@ import onnx_ir as ir
 from onnxviz import isolate
 from onnxviz.comparing.kernels import Kernel, kernels, likeness
 from onnxviz.comparing.values import Projector, Sketch, sketches
+from onnxviz.errors import UnknownLayer, UsageError, near
 from onnxviz.graph.analysis.dataflow import (
     FLOATS,
+    constant,
     dependent,
     duplicate,
     image_input,
@@ -125,7 +127,8 @@ class Side:
     seen      the values' sketches, by name; `look`
     moved     what depends on the picture, but for scales that are measured of it
     before    value -> the matched weight layers that it depends on, and
-    after     those that depend on it, a bit each; `place`
+    after     those that depend on it, and
+    read      those that read it as it is, a bit each; `place`
     """
 
     def __init__(self, net: Network, x: np.ndarray, project: Projector) -> None:
@@ -141,6 +144,7 @@ class Side:
         self.seen: dict[str, Sketch] = {}
         self.before: dict[ir.Value, int] = {}
         self.after: dict[ir.Value, int] = {}
+        self.read: dict[ir.Value, int] = {}
 
     def look(self, wanted: Iterable[tuple[int, ...]] = (), progress: Progress = silent) -> None:
         """Run the network on the pictures, and keep projections of its values, turned to these sizes, too."""
@@ -151,7 +155,17 @@ class Side:
 
     def place(self, layers: Sequence[Kernel]) -> None:
         """See where the values stand among these layers."""
-        self.before, self.after = masks(self.model.graph, [kernel.node for kernel in layers])
+        nodes = [kernel.node for kernel in layers]
+        self.before, self.after = masks(self.model.graph, nodes)
+        self.read = defaultdict(int)
+        for place, node in enumerate(nodes):
+            left = [x for x in node.inputs if x in self.moved]
+            while left:
+                x = left.pop()
+                self.read[x] |= 1 << place
+                made = x.producer()
+                if made is not None and _hands_on(made):
+                    left += [one for one in made.inputs if one in self.moved]
 
     def stretch(self, value: ir.Value) -> tuple[int, int]:
         """Among which of these layers a value stands."""
@@ -164,6 +178,29 @@ class Side:
             for name in all_names(value):
                 found.setdefault(name, value)
         return found | {str(value.name): value for value in self.values}
+
+
+def given_places(given: Mapping[str, str], one: Side, other: Side) -> list[tuple[int, int]]:
+    """The places of the values that are given as pairs.
+
+    raises   UnknownLayer, UsageError for one that is given twice
+    """
+    found: list[tuple[int, int]] = []
+    known = [(side, side.known(), {v: i for i, v in enumerate(side.values)}) for side in (one, other)]
+    for names in given.items():
+        places = []
+        for name, (side, values, place) in zip(names, known, strict=True):
+            if name not in values:
+                raise UnknownLayer(
+                    f"no value of {side.net.name!r} that can be compared is named {name!r}{near(name, values)}; "
+                    "`onnxviz inspect` lists the layers"
+                )
+            places.append(place[values[name]])
+        if any(places[0] == a or places[1] == b for a, b in found):
+            both = " and ".join(map(repr, names))
+            raise UsageError(f"{both} are given as a pair, and one of them in another pair, too")
+        found.append((places[0], places[1]))
+    return found
 
 
 def masks(graph: ir.Graph, nodes: Sequence[ir.Node]) -> tuple[dict[ir.Value, int], dict[ir.Value, int]]:
@@ -257,6 +294,7 @@ def consistent(
 _NORM: Final = "BatchNormalization"
 # What stands behind a layer in one file, and is in its weights and its bias in another.
 _FOLDED: Final = computing("add subtract multiply divide") | {_NORM}
+_BY_ONE: Final = computing("multiply divide")
 _EITHER_WAY: Final = computing("add multiply maximum minimum total total_mean")
 
 Ways = dict[ir.Value, int]
@@ -286,10 +324,10 @@ def _affine(side: Side, node: ir.Node) -> list[tuple[str, ir.Value]]:
         if sum(x in side.moved for x in reader.inputs) != 1:
             break
         value = reader.outputs[0]
-        if reader.op_type in _FOLDED:
+        if not _hands_on(reader):
+            if reader.op_type not in _FOLDED:
+                break
             found.append((reader.op_type, value))
-        elif reader.op_type not in FORM:
-            break
     return found
 
 
@@ -307,6 +345,15 @@ def _same_results(
     folded = [word for word, _ in ours[1 : more + 1]]
     bare = view(a).input(2) is None and (view(b).input(2) is not None or a.op_type in INTEGER_SUMS)
     return (ours[more][1], theirs[0][1]) if bare or not more or _NORM in folded else None
+
+
+def _hands_on(node: ir.Node) -> bool:
+    """Whether an operator changes its first input's form at most: names, axes, types, codes; times 1, as the scale that
+    ONNX Runtime's QuickGelu has for a SiLU."""
+    if node.op_type in FORM or computes(node.op_type) == "quantize_measured":
+        return True
+    tensor = constant(node.inputs[1]) if node.op_type in _BY_ONE and len(node.inputs) == 2 else None
+    return tensor is not None and tensor.size == 1 and float(tensor.numpy().reshape(-1)[0]) == 1
 
 
 def _made(side: Side, starts: Ways, numbers: dict[tuple[object, ...], int]) -> Ways:
@@ -328,12 +375,20 @@ def _made(side: Side, starts: Ways, numbers: dict[tuple[object, ...], int]) -> W
                     parts.append(found[x])
             if not read or len(parts) < len(read):
                 continue
-            if node.op_type in FORM or computes(node.op_type) == "quantize_measured":
+            if _hands_on(node):
                 found[y] = parts[0]
                 continue
             ordered = sorted(parts) if node.op_type in _EITHER_WAY else parts
             found[y] = numbers.setdefault((node.domain, node.op_type, place, *ordered), len(numbers))
     return found
+
+
+def in_codes(value: ir.Value) -> bool:
+    """Whether a value comes out of codes, which may have cut off what an operator would."""
+    node = value.producer()
+    while node is not None and node.op_type in FORM and computes(node.op_type) != "dequantize":
+        node = None if node.inputs[0] is None else node.inputs[0].producer()
+    return node is not None and node.op_type in FORM
 
 
 def origins(side: Side, made: Ways, value: ir.Value, held: Collection[int]) -> set[int]:

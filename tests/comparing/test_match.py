@@ -242,6 +242,62 @@ def test_what_a_fault_spoils_is_still_matched(files, sound, whole, form, kind):
         assert any(pair.weak for pair in found.pairs)
 
 
+def silu_net() -> onnx.ModelProto:
+    """Two convolutions with SiLU, written x·sigmoid(x), beside a skip connection, and a Tanh at the end."""
+    m = small.Named(seed=0)
+
+    def silu(name: str, x: str, out: int, into: int, stride: int = 1) -> str:
+        y = m.conv(name, x, out, into, 3, stride)
+        return m.layer(f"{name}.act", "Mul", y, m.layer(f"{name}.gate", "Sigmoid", y))
+
+    x = silu("stem", "image", 16, 3, 2)
+    y = silu("conv2", silu("conv1", x, 16, 16), 16, 16)
+    x = m.layer("join", "Concat", x, m.layer("add", "Add", x, y), axis=1)
+    out = m.layer("picture", "Tanh", m.conv("last", silu("head", x, 16, 32), 3, 16))
+    return m.model({"image": ("N", 3, small.SIZE, small.SIZE)}, {out: ("N", 3, 32, 32)})
+
+
+@pytest.mark.parametrize("form", ["QDQ", "QOperator"])
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("resnet", ["channel*4@stem", "channel*4@block0.conv1", "channel*4@block1.conv1"]),
+        ("silu", ["channel*4@conv1", "channel*4@conv2", "scale/4@last"]),
+    ],
+)
+def test_operators_tell_where_a_fault_spoils_the_numbers(name, wrong, form):
+    """Nothing is paired across a BatchNormalization, a gate or a Tanh that both files have, and no layer is lost."""
+    import quantise
+
+    model = silu_net() if name == "silu" else small.resnet()
+    sound = quantise.quantise(model, quantise.Scheme(form), quantise.calibrate(model, small.pictures(32)))
+    a, x = small.opened(model, **small.SCALED), small.pictures(12, seed=5)
+    known = exact(match(a, small.opened(sound, **small.SCALED), x))
+    for text in wrong:
+        broken = quantise.plant(sound, quantise.fault(model, text))
+        assert exact(match(a, small.opened(broken, **small.SCALED), x)) == known, text
+
+
+@pytest.mark.parametrize("place", ["stem", "block1.conv1"])
+def test_folding_is_seen_where_a_fault_spoils_the_numbers(tmp_path, place):
+    """What a BatchNormalization gives is what the convolution gives that it was folded into, in either file."""
+
+    def folded(model: onnx.ModelProto) -> str:
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath = str(tmp_path / f"{len(list(tmp_path.iterdir()))}.onnx")
+        options.log_severity_level = 4
+        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return options.optimized_model_filepath
+
+    model = small.resnet()
+    spoilt = edited(model, **{f"{place}.weight": lambda w: np.concatenate([4 * w[:1], w[1:]])})
+    pairs = exact(matched(model, folded(model)))
+    assert "stem" not in pairs and "stem.norm" in pairs
+    assert exact(matched(model, folded(spoilt))) == pairs
+    assert exact(matched(folded(model), spoilt)) == exact(matched(folded(model), model))
+
+
 @pytest.mark.parametrize(
     ("gate", "gated", "meant"), [(0.9705, 0.9726, 0), (0.9901, 0.9999, 1)], ids=["few codes", "sure"]
 )
