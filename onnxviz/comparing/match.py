@@ -3,7 +3,9 @@
 1. Weight layers by their weights (`kernels.likeness`), one to one, where they stand at about the same place.
 2. Between them by values: two values can be the same only where they depend on the same weight layers, and the same
    depend on them. Among those of equal sizes, up to the order of axes, the largest correlation wins on the probe
-   pictures; between equals the one of the same strength, then the one of the same name, then the later.
+   pictures; between equals the one of the same strength, then the one of the same name, then the later. What the same
+   operators make in both files (`sides.ways`) is paired with nothing else; and where the numbers are spoilt, they and
+   the layers that read a value decide.
 3. What the caller says goes before all.
 """
 
@@ -70,7 +72,7 @@ class Pair:
     op        the operator that makes it in A
     by        the step that matched it
     sure      0 to 1: cosine of the weights, or correlation of the values
-    weak      whether it was accepted below 0.9, since nothing else came into question
+    weak      whether it was accepted below 0.9, since nothing else came into question, or operators say so
     macs      multiply-accumulates for one picture of A's operators whose results this is the first matched value to
               depend on
     axes      B's axes in A's order (`transpose(axes)` gives A's layout); None: the same layout
