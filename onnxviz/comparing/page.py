@@ -319,7 +319,7 @@ def _matching(found: Compared) -> Section | None:
     }
     hints = {
         "alike, the least": "Cosine of the weights, or correlation of the values: 1 where nothing changed.",
-        "of them under 0.9": "Nothing else came into question there, or operators say so; layers.csv tells which (weak, sure).",
+        "of them under 0.9": "Nothing else came into question, or operators tell; layers.csv tells which (weak, sure).",
     }
     table = Table(columns, "How they were found.", formats={"alike, the least": ".2f"}, hints=hints)
     blocks: list[Block] = [Text(told), *([table] if steps else [])]
