@@ -318,13 +318,6 @@ def _each(rule: Rule, why: Why, ask: _OfLayer) -> Check:
     return checked(rule, findings=findings, figure=worst, figures={"layers": len(asked), "worst": worst})
 
 
-def further(one: LayerFigures) -> float:
-    """How far A's values go beyond B's range, in parts of that range; 0 within it."""
-    if one.low is None or one.high is None or one.a_low is None or one.a_high is None:
-        return 0.0
-    return max(one.low - one.a_low, one.a_high - one.high, 0.0) / max(one.high - one.low, 1e-30)
-
-
 def _clipping(rule: Rule, why: Why, parts: Mapping[str, Any]) -> Check:
     def ask(one: LayerFigures) -> tuple[float, str, str] | None:
         if one.beyond is None or one.dynamic:
@@ -333,7 +326,7 @@ def _clipping(rule: Rule, why: Why, parts: Mapping[str, Any]) -> Check:
             f"{one.beyond:.2%} of A's values of {printable(one.pair.layer, 80)} ({one.a_low:.3g} to {one.a_high:.3g}) "
             f"lie beyond what B holds ({one.low:.3g} to {one.high:.3g})."
         )
-        if further(one) < CLIPPED_BY:
+        if one.further < CLIPPED_BY:
             return 0.0, sentence, ""
         return one.beyond, sentence, "calibrate again, on pictures as the network will see them"
 

@@ -58,6 +58,10 @@ class Rule:
         return first + "".join(f" ({severity} {text})" for severity, text in rest)
 
 
+#: Both halves of compare.clipping: of few values one that is a hair beyond is a large share.
+CLIPPED: Final = 1e-3
+CLIPPED_BY: Final = 0.1
+
 _LISTED: Final = (
     Rule(
         "compare.input",
@@ -113,7 +117,7 @@ _LISTED: Final = (
         "Are values cut off?",
         "Values are cut off: {where}",
         "share of A's values beyond the range that B's quantiser holds, where they go a tenth of it further or more",
-        (("medium", 1e-3),),
+        (("medium", CLIPPED),),
         limits="Only of the pictures that were given: others may go further.",
     ),
     Rule(
@@ -178,8 +182,6 @@ FLOAT32: Final = 1e-5
 FEWEST: Final = 3
 #: And the third: a layer that moves the answers by less is no fault, whatever its share (30 dB).
 LAYER_MOVED: Final = 0.03
-#: The other half of compare.clipping: of few values one that is a hair beyond is a large share.
-CLIPPED_BY: Final = 0.1
 #: Under it two files are not of one network at all.
 SAME_NETWORK: Final = 0.3
 

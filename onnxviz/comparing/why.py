@@ -17,6 +17,7 @@ import onnx_ir as ir
 from onnxviz.auditing.report.facts import machine
 from onnxviz.auditing.statistics import Likeness
 from onnxviz.comparing.match import Matching, Pair
+from onnxviz.comparing.rules import CLIPPED, CLIPPED_BY
 from onnxviz.comparing.values import portions, size, values
 from onnxviz.comparing.weights import WeightFigures, weight_figures
 from onnxviz.errors import UsageError
@@ -31,6 +32,7 @@ from onnxviz.text import amount, printable
 # Bytes of A's values of one picture that are held at a time; B's are as many.
 _BYTES: Final = 1 << 23
 _ALIKE: Final = 0.9  # cosine from which on a value is much the same in both
+_RECTIFYING: Final = ("relu", "clip")
 _BOUNDING: Final = frozenset({"maximum", "minimum", "where", "quantize", "quantize_measured", "multiply"})
 _WIDEST: Final = 16  # bits of codes that are counted one by one
 
@@ -90,6 +92,13 @@ class LayerFigures:
         return None if self.below is None or self.above is None else self.below + self.above
 
     @property
+    def further(self) -> float:
+        """How far A's values go beyond B's range, in parts of that range; 0 within it."""
+        if self.low is None or self.high is None or self.a_low is None or self.a_high is None:
+            return 0.0
+        return max(self.low - self.a_low, self.a_high - self.high, 0.0) / max(self.high - self.low, 1e-30)
+
+    @property
     def worst(self) -> WeightFigures | None:
         """Of its weights those that lie furthest under what is predicted."""
         return max(self.weights, key=lambda one: one.short or 0.0, default=None)
@@ -98,13 +107,12 @@ class LayerFigures:
         """What stands out, for a reader; nothing where nothing does."""
         told = []
         name = printable(self.pair.layer, 80)
-        if not self.dynamic and (self.below or self.above):
-            ends = [
-                f"{share:.2g} {'under' if end else 'over'} {edge:.4g}"
-                for end, share, edge in ((True, self.below, self.low), (False, self.above, self.high))
-                if share
-            ]
-            told.append(f"{name}: of A's values a share of {' and '.join(ends)} lies beyond B's range")
+        if not self.dynamic and self.beyond and (self.beyond > CLIPPED or self.further >= CLIPPED_BY):
+            ends = (self.below, "under", self.low), (self.above, "over", self.high)
+            lie = " and ".join(
+                f"{100 * share:.2g} % {side} {edge:.4g}" for share, side, edge in ends if share
+            )
+            told.append(f"{name}: of A's values lie {lie}, beyond B's range")
         if self.used is not None and self.used < 0.5 and not self.dynamic:
             told.append(f"{name}: A's values fill {self.used:.0%} of B's range")
         if self.steps and self.waste is not None:
@@ -291,12 +299,7 @@ def _lost(matching: Matching) -> dict[str, str]:
     found = {}
     for node in matching.a.graph:
         x, y = node.inputs[0] if node.inputs else None, node.outputs[0]
-        if (
-            computes(node.op_type) not in ("relu", "clip")
-            or x is None
-            or y.name in made
-            or len(x.uses()) != 1
-        ):
+        if x is None or y.name in made or len(x.uses()) != 1 or computes(node.op_type) not in _RECTIFYING:
             continue
         twin = theirs.get(twins.get(x.name or "", ""))
         if twin is not None and behind(twin) is None and not any(map(_bounds, twin.consumers())):

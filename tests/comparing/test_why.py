@@ -295,6 +295,23 @@ def test_dead_filters_and_biases_that_do_not_fit(files):
     assert "1 of 16 filters became constant" in text and "int32" in text
 
 
+@pytest.mark.parametrize(
+    ("share", "high", "told"),
+    [
+        (4e-6, 0.99, ""),  # two values a hair over
+        (4e-6, 0.5, "of A's values lie 0.0004 % over 0.5, beyond B's range"),  # few, and twice as large
+        (0.02, 0.99, "of A's values lie 2 % over 0.99, beyond B's range"),
+    ],
+)
+def test_what_is_cut_off_is_a_reason_where_it_is_much_or_far(found, share, high, told):
+    one = found["QDQ"][2].layers[0]
+    given = dict(
+        a_low=0.0, a_high=1.0, low=0.0, high=high, below=0.0, above=share, used=1.0, steps=0, waste=0.0
+    )
+    text = " ".join(replace(one, **given, unrectified=None, weights=()).sentences())
+    assert text == (f"{one.pair.layer}: {told}" if told else "")
+
+
 def test_values_are_held_a_portion_at_a_time(files, monkeypatch):
     x = small.pictures(3)
     a, b = (opened(files.small("resnet", form)) for form in ("float", "QDQ"))
