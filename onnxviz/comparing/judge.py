@@ -125,6 +125,17 @@ def source(split: Split | None, why: Why | None, local: Local | None = None) -> 
     )
 
 
+def mostly(split: Split, why: Why | None, local: Local | None) -> str:
+    """What makes the noise, as a sentence of its own: the largest part, or that no part explains what B loses."""
+    if local is None or not split.short_of(local):
+        return f"mostly {source(split, why, local)}"
+    rest = "this processor cuts B's sums" if why is not None and why.saturates else "they work on each other"
+    return (
+        f"these by themselves would leave {split.db:.0f} dB at the answers, where B has {local.measured:.0f}: "
+        f"most of the noise is none of them alone ({rest})"
+    )
+
+
 def _cut(parts: Mapping[str, Any]) -> bool:
     """Whether this processor computes something else than B's file says, by cutting its sums."""
     why, moved = parts.get("why"), parts.get("runtime")
@@ -136,7 +147,7 @@ def _cause(parts: Mapping[str, Any]) -> str:
     """Where the damage comes from and what to do about that; '' where it is not known."""
     split, local, why = (parts.get(name) for name in ("split", "local", "why"))
     told = [CUT_SUMS] if _cut(parts) else []
-    if split is not None and split.cause is not None:
+    if split is not None and split.cause is not None and not split.short_of(local):
         told.append(f"{split.shares[split.cause]:.0%} of the noise comes from {source(split, why, local)}")
     worst = next(iter(local.ranked), None) if local is not None else None
     if worst is not None and worst.e and (worst.share < LAYER_SHARE or not told):
@@ -286,7 +297,8 @@ def _layer(rule: Rule, local: Local, parts: Mapping[str, Any]) -> Check:
     findings: list[Finding] = []
     if judged_by is not None:
         why, severity = parts.get("why"), rule.severity
-        mend = _MEND + (advice.way_out if advice and (not few or math.isinf(worst.e)) else "")
+        of_a = "split" in parts and parts["split"].of_a
+        mend = _MEND + (advice.way_out if advice and not of_a and (not few or math.isinf(worst.e)) else "")
         if why is not None and why.saturates and any(one.dynamic for one in why.layers):
             # Integers are multiplied as the file has it, and it is this processor that cuts their sums.
             severity, mend = "low", CUT_SUMS

@@ -231,19 +231,34 @@ class Split:
     of_a: bool = False
 
     @property
-    def shares(self) -> dict[str, float]:
-        """Of the noise power: operators, weights, clipping and rounding, which add up to 1; all 0 where there is none
-        but float32's own rounding."""
+    def power(self) -> dict[str, float]:
+        """Noise power of operators, weights, clipping and rounding."""
         together = self.weights if self.together is None else self.together
-        power = {
+        return {
             "operators": max(together**2 - self.weights**2, 0.0),
             "weights": 0.0 if self.halves else self.weights**2,
             "clipping": min(self.clipping, self.activations) ** 2,
             "rounding": max(self.activations**2 - self.clipping**2, 0.0)
             + (self.weights**2 if self.halves else 0.0),
         }
-        total = sum(power.values())
-        return {name: one / total if total > FLOAT32**2 else 0.0 for name, one in power.items()}
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Of that power, which add up to 1; all 0 where there is none but float32's own rounding."""
+        total = sum(self.power.values())
+        return {name: one / total if total > FLOAT32**2 else 0.0 for name, one in self.power.items()}
+
+    @property
+    def db(self) -> float:
+        """The signal-to-noise ratio at the answers if these parts simply added up."""
+        return decibels(math.sqrt(sum(self.power.values())))
+
+    def short_of(self, whole: Local | None) -> bool:
+        """Whether B loses so much more than its parts do by themselves that they do not explain it."""
+        return whole is not None and self.db - whole.measured > _APART_DB
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {share:.0%}" for name, share in self.shares.items())
 
     @property
     def cause(self) -> str | None:

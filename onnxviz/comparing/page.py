@@ -26,7 +26,7 @@ from onnxviz.auditing.report.page import (
 )
 from onnxviz.comparing import local
 from onnxviz.comparing.drift import Flip
-from onnxviz.comparing.judge import MARGIN, missing, source, verdict
+from onnxviz.comparing.judge import MARGIN, missing, mostly, verdict
 from onnxviz.comparing.result import PARTS, Compared, written
 from onnxviz.files import json_bytes, png_bytes
 from onnxviz.text import amount, file_name, printable
@@ -166,9 +166,9 @@ def _numbers(found: Compared) -> Iterator[Number]:
         if np.isfinite(effects.predicted):
             note += f"; {effects.predicted:.1f} dB predicted from single layers{apart}"
         yield Number(f"{effects.measured:.1f} dB", "signal to noise at the answers", note)
-    if split is not None and split.cause is not None:
+    if split is not None and split.cause is not None and not split.short_of(effects):
         share = f"{split.shares[split.cause]:.0%}"
-        yield Number(share, f"of the noise comes from {split.cause}", shares(split))
+        yield Number(share, f"of the noise comes from {split.cause}", str(split))
 
 
 # --- sections -----------------------------------------------------------------------------------
@@ -176,7 +176,7 @@ def _numbers(found: Compared) -> Iterator[Number]:
 
 def _what_to_do(found: Compared) -> Section | None:
     steps = [Text(f"{upper(text)}.") for text in advice(found)]
-    chosen = found.advice.best if found.advice is not None else None
+    chosen = _best(found)
     if chosen is not None:
         names = ", ".join(repr(printable(node)) for node in chosen.nodes)
         call = f"quantize_static(..., nodes_to_exclude=[{names}])" if quantised(found) else ""
@@ -244,9 +244,9 @@ def _split(found: Compared) -> Section | None:
         "rounding": "what they round",
     }
     parts = [Part(name, share, notes[name]) for name, share in found.split.shares.items()]
-    told = source(found.split, found.why, found.effects)
+    told = upper(mostly(found.split, found.why, found.effects))
     lead = "Noise power at the answers, by what makes it."
-    return Section("What makes the noise", [Split(parts, f"Mostly {told}.")], lead)
+    return Section("What makes the noise", [Split(parts, f"{told}.")], lead)
 
 
 def _answers(found: Compared) -> Section | None:
@@ -362,11 +362,10 @@ def lines(found: Compared, accepted: Mapping[str, str] | None = None) -> list[st
         layers = [_ROUNDED.format(found.effects.measured) if found.effects.moved else "no layer differs"]
     told.append(("layers", layers))
     if found.split is not None and found.split.cause is not None:
-        mostly = f"mostly {source(found.split, found.why, found.effects)}"
-        told.append(("noise from", [shares(found.split), mostly]))
+        told.append(("noise from", [str(found.split), mostly(found.split, found.why, found.effects)]))
     todo = list(advice(found))
-    if found.advice is not None and found.advice.best is not None:
-        chosen = found.advice.best
+    chosen = _best(found)
+    if chosen is not None:
         todo += [exclusion(chosen, found), *(f"  {printable(name)}" for name in chosen.layers)]
         todo += ["names for nodes_to_exclude: exclude.json"] if quantised(found) else []
     told.append(("to do", todo))
@@ -419,6 +418,12 @@ def exclusion(one: local.Exclusion, found: Compared) -> str:
     return f"leave {layers} in float: {gain}; {one.macs:.1%} of the multiply-accumulates turn float"
 
 
+def _best(found: Compared) -> local.Exclusion | None:
+    """The list that is worth advising; none where A is the one that is quantised: B is better then."""
+    of_a = found.split is not None and found.split.of_a
+    return None if found.advice is None or of_a else found.advice.best
+
+
 def quantised(found: Compared) -> bool:
     """Whether B holds anything as integers."""
     return found.why is None or bool(found.why.activations or found.why.weights)
@@ -443,8 +448,3 @@ def advice(found: Compared) -> Iterator[str]:
 def upper(text: str) -> str:
     """As a sentence begins; names of methods and layers inside it keep their letters."""
     return text[:1].upper() + text[1:]
-
-
-def shares(split: local.Split) -> str:
-    """'operators 0%, weights 79%, clipping 0%, rounding 21%'."""
-    return ", ".join(f"{name} {share:.0%}" for name, share in split.shares.items())

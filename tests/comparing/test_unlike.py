@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import re
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -13,13 +15,14 @@ from onnx import helper, numpy_helper
 
 import onnxviz
 from onnxviz.comparing.hybrids import Hybrids
-from onnxviz.comparing.judge import source
+from onnxviz.comparing.judge import mostly, source
 from onnxviz.comparing.local import split
 from onnxviz.comparing.match import match
 from onnxviz.graph.seams import setting
 from tests.comparing import small, variants
 from tests.networks import fp16
 
+PARTS = ("weights", "activations", "clipping")
 BEFORE = "in the place of"
 #: Network, node, what is done to it (attributes, another operator, its inputs the other way round), and what is told.
 CHANGES = [
@@ -164,6 +167,18 @@ def test_where_a_is_the_quantised_one_it_is_a_that_rounds(files, form):
     assert found.split.of_a
     assert found.split.shares == pytest.approx(compared(there, back).split.shares, abs=1e-6)
     assert "it is A that is quantised" in source(found.split, found.why, found.effects)
+    assert not any("put back" in line or "in float" in line for line in found.lines())
+
+
+def test_what_no_part_does_alone_is_not_put_down_to_one(files):
+    """Two dynamic files lost 13 dB by sums that the processor cut, and their weights alone would have left 36 dB."""
+    found = compared(files.small("resnet"), files.small("resnet", "QDQ"))
+    assert mostly(found.split, found.why, found.effects).startswith("mostly ")
+    tenth = replace(found.split, **{name: getattr(found.split, name) / 10 for name in PARTS}, together=None)
+    told = mostly(tenth, found.why, found.effects)
+    assert re.match(r"these by themselves would leave \d+ dB at the answers, where B has \d+: most", told)
+    lines = " ".join(replace(found, split=tenth).lines())
+    assert told in lines and "mostly" not in lines and "of the noise comes from" not in lines
 
 
 def test_weights_that_are_no_integers_are_told(files):
