@@ -28,7 +28,10 @@ from onnxviz.progress import Progress, silent
 HEALED: Final = 5
 # Further apart than this, what the layers do by themselves does not add up to what B does.
 _APART_DB: Final = 6.0
+# Alone so many times what B does as a whole, which is not much, and healing it gains no more: others take it back.
 _TAKEN_BACK: Final = 2.0
+_MUCH: Final = 0.25
+_HEALS_DB: Final = 3.0
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,8 @@ class LocalEffect:
     halves   the narrower type that B computes with: 'float16'
     a_codes  how A holds as integers what B does not: 'uint8 per tensor'
     nodes    names of A's operators up to this layer
+    taken_back  whether it does much more alone than B as a whole, and healing it gains nothing: other layers take
+                that back, so that it is no damage and has no share
     """
 
     layer: str
@@ -58,6 +63,7 @@ class LocalEffect:
     halves: str = ""
     a_codes: str = ""
     nodes: tuple[str, ...] = ()
+    taken_back: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,8 +85,8 @@ class Local:
 
     @cached_property
     def ranked(self) -> tuple[LocalEffect, ...]:
-        """The largest effect first."""
-        return tuple(sorted(self.effects, key=lambda one: -one.e))
+        """The largest effect first; those that are taken back elsewhere last."""
+        return tuple(sorted(self.effects, key=lambda one: (one.taken_back, -one.e)))
 
     @property
     def measured(self) -> float:
@@ -130,39 +136,46 @@ def local(hybrids: Hybrids, *, heal: int = HEALED, progress: Progress = silent) 
     graft = hybrids.graft
     names = graft.layers
     moved, whole = _moved(hybrids, names, progress)
-    # What alone does much more than all together do is taken back elsewhere: perhaps it is in other units.
-    odd = [name for name, e in zip(names, moved[1:], strict=True) if e > _TAKEN_BACK * moved[0] + STILL]
-    if odd and hybrids.scale(odd):
+    # What alone does much more than all together do is taken back elsewhere: it, or what it reads, is in other units.
+    odd = _odd(moved)
+    if odd and hybrids.scale(graft.beside([names[place] for place in odd])):
         moved, whole = _moved(hybrids, names, progress)
-    sound = np.isfinite(whole)
-    effects = moved[1:]
-    shares = _shares(effects)
-    scores = robust_z(effects)
-    order = sorted(range(len(names)), key=lambda place: -effects[place])
-    tried = [place for place in order[:heal] if effects[place] > 0]
+        odd = _odd(moved)
+    sound, effects = np.isfinite(whole), moved[1:]
+    order = np.argsort(-effects, kind="stable").tolist()[: max(heal, min(len(odd), HEALED))]
+    tried = [place for place in order if effects[place] > 0]
     variants = [graft.heal(names[place]) for place in tried]
     healed = hybrids.distances(variants, progress=progress, what="healing").moved
     cured = dict(zip(tried, map(decibels, _means(healed, sound)), strict=True))
+    least = decibels(float(moved[0])) + _HEALS_DB
+    sure = [place for place in odd if moved[0] <= _MUCH and effects[place] < math.inf]
+    back = [place for place in sure if cured.get(place, math.inf) < least]
+    shares, scores = _shares(np.where(np.isin(range(len(names)), back), 0.0, effects)), robust_z(effects)
     found = []
     for place, name in enumerate(names):
-        pair, e, share = hybrids.pairs[name], float(effects[place]), float(shares[place])
         found.append(
             LocalEffect(
-                pair.layer,
+                hybrids.pairs[name].layer,
                 name,
-                pair.b,
-                e,
-                share,
+                hybrids.pairs[name].b,
+                float(effects[place]),
+                float(shares[place]),
                 scores[place],
                 cured.get(place),
                 graft.unlike(name).told,
                 graft.halves(name),
                 graft.codes_of_a(name),
                 tuple(node.name or "" for node in graft.nodes(name)),
+                place in back,
             )
         )
-    left_out = (int(np.isnan(whole).sum()), int(np.isinf(whole).sum()))
+    left_out = int(np.isnan(whole).sum()), int(np.isinf(whole).sum())
     return Local(tuple(found), float(moved[0]), int(sound.sum()), *left_out)
+
+
+def _odd(moved: np.ndarray) -> list[int]:
+    """The layers that do much more alone than all together do."""
+    return np.flatnonzero(moved[1:] > _TAKEN_BACK * moved[0] + STILL).tolist()
 
 
 def _moved(hybrids: Hybrids, names: Sequence[str], progress: Progress) -> tuple[np.ndarray, np.ndarray]:

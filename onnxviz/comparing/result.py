@@ -171,6 +171,9 @@ def reason(
     told = [text.removeprefix(f"{name}: ") for text in one.sentences()]
     if effect is None or not effect.e:
         return "; ".join(told)
+    if effect.taken_back:
+        told.insert(0, f"alone it moves the answers by {effect.e:.2g}, which other layers take back")
+        return "; ".join(told)
     if effect.e <= FLOAT32 and one.bits is None and one.unrectified is None:
         return "float32's own rounding"
     of = [weights[node] for node in effect.nodes if weights is not None and node in weights] or one.weights

@@ -115,6 +115,11 @@ class Grafting:
         for name, gain in gains.items():
             self._named[name].gain = gain
 
+    def beside(self, layers: Sequence[str]) -> list[str]:
+        """These layers, and the values that B computes them from; the picture is none of its layers' doing."""
+        every = [one for name in layers for one in (self._named[name], *self._named[name].from_b)]
+        return list(dict.fromkeys(one.name for one in every if one.x is not self.a.image))
+
     def nodes(self, layer: str) -> list[ir.Node]:
         """A's operators between the nearest seams and this layer, in order."""
         cut = self._named[layer]

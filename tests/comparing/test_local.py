@@ -12,7 +12,9 @@ import quantise  # tools/ is on the path: tests/comparing/conftest.py
 
 from onnxviz.comparing.hybrids import Hybrids
 from onnxviz.comparing.local import Advice, Exclusion, Split, advise, local, robust_z, split
-from onnxviz.comparing.match import match
+from onnxviz.comparing.match import Pair, match
+from onnxviz.comparing.result import reason
+from onnxviz.comparing.why import LayerFigures
 from tests.comparing import small, variants
 from tests.networks import edited
 
@@ -79,6 +81,35 @@ def test_equalised_and_quantised(files):
     found = local(hybrids(files.small("resnet"), int8, small.pictures()[:2]))
     assert not found.apart
     assert max(one.e for one in found.effects) < 1.5 * found.moved
+
+
+@pytest.fixture(scope="module")
+def equalised_per_tensor():
+    """Norms folded in and equalised, so that one layer reads what B holds in other units; A has its norms apart."""
+    model = small.resnet(seed=5)
+    equal = variants.equalised(variants.folded(model))
+    scheme = quantise.Scheme("QDQ", per_channel=False, activations="int8", reduce_range=True)
+    other = quantise.quantise(equal, scheme, quantise.calibrate(equal, small.pictures(32)))
+    return model, other
+
+
+def test_what_a_layer_reads_in_other_units_is_no_damage_of_its_own(equalised_per_tensor):
+    """The factor is no larger than other noise where it is given, and grows where it is taken back."""
+    found = local(hybrids(*equalised_per_tensor, small.pictures(4, seed=9)))
+    assert max(one.e for one in found.effects) < 2 * found.moved < 0.5
+    assert found.ranked[0].share < 0.7 and not any(one.taken_back for one in found.effects)
+
+
+def test_what_others_take_back_is_no_damage(equalised_per_tensor, monkeypatch):
+    """Where no factors are found, healing the layer tells: it gains nothing."""
+    monkeypatch.setattr(Hybrids, "scale", lambda *_: False)
+    found = local(hybrids(*equalised_per_tensor, small.pictures(4, seed=9)), heal=0)
+    back = [one for one in found.effects if one.taken_back]
+    assert back and all(one.e > 2 * found.moved and one.share == 0 for one in back)
+    assert sum(one.share for one in found.effects) == pytest.approx(1)
+    assert not found.ranked[0].taken_back
+    figures = LayerFigures(Pair("x", "x", "x", "Conv", "values", 1.0), 20.0, 0.9, 0.0, 1.0, bits=8)
+    assert "which other layers take back" in reason(figures, back[0])
 
 
 def test_pruning_is_found_where_it_was_done(files):

@@ -234,33 +234,15 @@ def test_the_same_file_twice_is_nil(net, x):
 
 def test_batch_normalisation_apart_in_one_file_is_folded():
     """A has them apart; B's exporter folded them in, so that its weights are A's times a factor a filter."""
-    _, weights = told(opened(small.resnet()), opened(_folded(small.resnet())), small.pictures(3))
+    _, weights = told(opened(small.resnet()), opened(variants.folded(small.resnet())), small.pictures(3))
     assert len(weights) >= 7
     assert min(w.sqnr for w in weights) > 90
-
-
-def _folded(model: onnx.ModelProto) -> onnx.ModelProto:
-    numbers = {one.name: numpy_helper.to_array(one).astype(float) for one in model.graph.initializer}
-    makers = {node.output[0]: node for node in model.graph.node}
-    for node in [node for node in model.graph.node if node.op_type == "BatchNormalization"]:
-        conv = makers[node.input[0]]
-        scale, bias, mean, var = (numbers[name] for name in node.input[1:5])
-        gain = scale / np.sqrt(var + 1e-5)
-        changes = {
-            conv.input[1]: lambda w, gain=gain: w.astype(float) * gain[:, None, None, None],
-            conv.input[2]: lambda b, gain=gain, bias=bias, mean=mean: bias + (b.astype(float) - mean) * gain,
-        }
-        conv.output[0] = node.output[0]
-        model.graph.node.remove(node)
-        model = edited(model, **changes)
-        makers = {node.output[0]: node for node in model.graph.node}
-    return model
 
 
 @pytest.mark.parametrize("form", ["float", "QDQ", "QOperator", "dynamic"])
 def test_equalised_weights_are_no_fault(form):
     """Filters times factors that the next layer takes back: what is left is rounding."""
-    x, model = small.pictures(), _folded(small.resnet())
+    x, model = small.pictures(), variants.folded(small.resnet())
     other = variants.equalised(model)
     if form != "float":
         ranges = None if form == "dynamic" else quantise.calibrate(other, x)

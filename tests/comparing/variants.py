@@ -8,6 +8,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from tests.networks import edited
+
 _FIRST, _LAST = [0, 3, 1, 2], [0, 2, 3, 1]  # to channels first, and to channels last
 _POINTWISE = ("Add", "Clip", "Mul", "Relu", "HardSwish", "HardSigmoid", "Sigmoid")
 _PLACED = ("Conv", "MaxPool", "AveragePool", "GlobalAveragePool", "BatchNormalization")
@@ -77,6 +79,25 @@ def unfolded(model: onnx.ModelProto, seed: int = 0) -> onnx.ModelProto:
         statistics = [f"{out}/norm.{part}" for part in parts]
         edit.add("BatchNormalization", [f"{out}/bare", *statistics], out, epsilon=eps)
     return edit.finished()
+
+
+def folded(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Each BatchNormalization is in the weights of the convolution in front of it."""
+    numbers = {one.name: numpy_helper.to_array(one).astype(float) for one in model.graph.initializer}
+    makers = {node.output[0]: node for node in model.graph.node}
+    for node in [node for node in model.graph.node if node.op_type == "BatchNormalization"]:
+        conv = makers[node.input[0]]
+        scale, bias, mean, var = (numbers[name] for name in node.input[1:5])
+        gain = scale / np.sqrt(var + 1e-5)
+        changes = {
+            conv.input[1]: lambda w, gain=gain: w.astype(float) * gain[:, None, None, None],
+            conv.input[2]: lambda b, gain=gain, bias=bias, mean=mean: bias + (b.astype(float) - mean) * gain,
+        }
+        conv.output[0] = node.output[0]
+        model.graph.node.remove(node)
+        model = edited(model, **changes)
+        makers = {node.output[0]: node for node in model.graph.node}
+    return model
 
 
 def nhwc(model: onnx.ModelProto) -> onnx.ModelProto:
