@@ -123,8 +123,10 @@ def read(path: Path) -> dict[str, Any]:
     """
     try:
         found = json.loads(read_text(path, "an earlier report", _LARGEST))
-    except (UsageError, ValueError, RecursionError) as error:
+    except UsageError as error:
         raise refusal(str(error)) from error
+    except (ValueError, RecursionError) as error:
+        raise refusal(f"cannot read an earlier report from {quoted(path)}: {error}") from error
     if not isinstance(found, dict):
         raise refusal(f"{quoted(path)} is no report")
     return found

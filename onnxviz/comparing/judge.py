@@ -29,6 +29,7 @@ from onnxviz.comparing.rules import (
     Rule,
     found,
 )
+from onnxviz.comparing.sides import may_bound
 from onnxviz.comparing.why import CUT_SUMS, LayerFigures, Why
 from onnxviz.errors import UsageError, near
 from onnxviz.graph.operators import RECURRENT, WEIGHTED
@@ -404,7 +405,9 @@ def _relu(rule: Rule, why: Why, parts: Mapping[str, Any]) -> Check:
             at = printable(called, 80)
             sentence = f"A cuts off what is below 0 at {at}, and B does not: {steps} steps of 8 bits."
             return steps, sentence, "B lost this activation: export or quantise the network anew"
-        if one.steps is None or one.dynamic or one.a_low is None or one.a_low < 0:
+        # What merely hands on or adds up is never negative by its inputs, or on these few pictures.
+        bounded = one.a_low is not None and one.a_low >= 0 and may_bound(one.pair.op)
+        if one.steps is None or one.dynamic or not bounded:
             return None
         sentence = (
             f"A's {printable(one.pair.layer, 80)} is never negative, and B's values go {one.steps} steps below 0: "

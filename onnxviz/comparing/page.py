@@ -27,7 +27,7 @@ from onnxviz.auditing.report.page import (
 from onnxviz.comparing import local
 from onnxviz.comparing.drift import Flip
 from onnxviz.comparing.judge import MARGIN, missing, mostly, verdict
-from onnxviz.comparing.result import PARTS, Compared, written
+from onnxviz.comparing.result import PARTS, Compared, differing, quantised, written
 from onnxviz.files import json_bytes, png_bytes
 from onnxviz.text import amount, file_name, printable
 
@@ -360,6 +360,10 @@ def lines(found: Compared, accepted: Mapping[str, str] | None = None) -> list[st
         layers.insert(0, "share of the damage that each layer does alone, and why")
     elif found.effects is not None:
         layers = [_ROUNDED.format(found.effects.measured) if found.effects.moved else "no layer differs"]
+    elif not found.pictured and (layers := differing(found.why, FIRST)):
+        layers.insert(
+            0, "signal to noise of B's weights, the worst first; what they do to answers, pictures tell"
+        )
     told.append(("layers", layers))
     if found.split is not None and found.split.cause is not None:
         told.append(("noise from", [str(found.split), mostly(found.split, found.why, found.effects)]))
@@ -422,11 +426,6 @@ def _best(found: Compared) -> local.Exclusion | None:
     """The list that is worth advising; none where A is the one that is quantised: B is better then."""
     of_a = found.split is not None and found.split.of_a
     return None if found.advice is None or of_a else found.advice.best
-
-
-def quantised(found: Compared) -> bool:
-    """Whether B holds anything as integers."""
-    return found.why is None or bool(found.why.activations or found.why.weights)
 
 
 def advice(found: Compared) -> Iterator[str]:

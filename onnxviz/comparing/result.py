@@ -200,6 +200,20 @@ def _rounding(one: LayerFigures, effect: LocalEffect, weights: Sequence[WeightFi
     return told
 
 
+def quantised(found: Compared) -> bool:
+    """Whether B holds anything as integers."""
+    return found.why is None or bool(found.why.activations or found.why.weights)
+
+
+def differing(why: Why | None, most: int) -> list[str]:
+    """The weights that differ most, the worst first, with the layers that they are of; what float32's rounding alone
+    makes differ does not."""
+    every = [(layer.pair.layer, one) for layer in (why.layers if why else ()) for one in layer.weights]
+    every += [(one.node_a, one) for one in (why.unplaced if why else ())]
+    apart = sorted((one.sqnr, name) for name, one in every if one.sqnr is not None and one.sqnr < _SAME_DB)
+    return [f"{sqnr:6.1f} dB  {printable(name, 60)}" for sqnr, name in apart[:most]]
+
+
 #: The file of the parts.
 PARTS: Final = "parts.json"
 _SCHEMA: Final = "onnxviz.parts/1"

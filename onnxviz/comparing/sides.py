@@ -34,7 +34,7 @@ from onnxviz.graph.analysis.twins import view
 from onnxviz.graph.dequantised import through
 from onnxviz.graph.naming import ALSO, name_nodes
 from onnxviz.graph.normalise import standard
-from onnxviz.graph.operators import FORM, INTEGER_SUMS, SHAPE_ONLY, computes, computing
+from onnxviz.graph.operators import FORM, INTEGER_SUMS, SHAPE_ONLY, computes, computing, operator
 from onnxviz.graph.shapes import infer
 from onnxviz.network import Network
 from onnxviz.progress import Progress, silent
@@ -295,6 +295,8 @@ _NORM: Final = "BatchNormalization"
 # What stands behind a layer in one file, and is in its weights and its bias in another.
 _FOLDED: Final = computing("add subtract multiply divide") | {_NORM}
 _BY_ONE: Final = computing("multiply divide")
+_ACTIVATIONS: Final = frozenset({"activation", "softmax", "function", "quantisation", "unknown"})
+_BOUNDING: Final = frozenset({"maximum", "minimum", "where", "quantize", "quantize_measured", "multiply"})
 _EITHER_WAY: Final = computing("add multiply maximum minimum total total_mean")
 
 Ways = dict[ir.Value, int]
@@ -407,3 +409,8 @@ def origins(side: Side, made: Ways, value: ir.Value, held: Collection[int]) -> s
             else:
                 left.append(x)
     return found
+
+
+def may_bound(op: str) -> bool:
+    """Whether an operator may do what an activation does, or a quantiser in its place."""
+    return operator(op).family in _ACTIVATIONS or computes(op) in _BOUNDING

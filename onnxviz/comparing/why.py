@@ -18,11 +18,12 @@ from onnxviz.auditing.report.facts import machine
 from onnxviz.auditing.statistics import Likeness
 from onnxviz.comparing.match import Matching, Pair
 from onnxviz.comparing.rules import CLIPPED, CLIPPED_BY
+from onnxviz.comparing.sides import may_bound
 from onnxviz.comparing.values import portions, size, values
 from onnxviz.comparing.weights import WeightFigures, weight_figures
 from onnxviz.errors import UsageError
 from onnxviz.graph.analysis.dataflow import by_name
-from onnxviz.graph.operators import computes, operator
+from onnxviz.graph.operators import computes
 from onnxviz.graph.quantisers import Quantiser, behind, of_node
 from onnxviz.network import Network
 from onnxviz.progress import Progress, silent
@@ -33,7 +34,6 @@ from onnxviz.text import amount, printable
 _BYTES: Final = 1 << 23
 _ALIKE: Final = 0.9  # cosine from which on a value is much the same in both
 _RECTIFYING: Final = ("relu", "clip")
-_BOUNDING: Final = frozenset({"maximum", "minimum", "where", "quantize", "quantize_measured", "multiply"})
 _WIDEST: Final = 16  # bits of codes that are counted one by one
 
 
@@ -302,14 +302,13 @@ def _lost(matching: Matching) -> dict[str, str]:
         if x is None or y.name in made or len(x.uses()) != 1 or computes(node.op_type) not in _RECTIFYING:
             continue
         twin = theirs.get(twins.get(x.name or "", ""))
-        if twin is not None and behind(twin) is None and not any(map(_bounds, twin.consumers())):
+        if (
+            twin is not None
+            and behind(twin) is None
+            and not any(may_bound(node.op_type) for node in twin.consumers())
+        ):
             found[x.name or ""] = y.name or ""
     return found
-
-
-def _bounds(node: ir.Node) -> bool:
-    """Whether an operator may do what an activation does, or a quantiser in its place."""
-    return operator(node.op_type).family == "activation" or computes(node.op_type) in _BOUNDING
 
 
 def _unrectified(one: LayerFigures, called: str | None) -> tuple[str, int] | None:

@@ -106,3 +106,5 @@ def test_two_networks_are_told_by_both_names(call):
 def test_without_pictures(call):
     said = call("a b", pictures=False)
     assert said.code == 0 and said.out.startswith("pictures  none were given")
+    assert "signal to noise of B's weights, the worst first" in said.out and " dB  " in said.out
+    assert " dB  " not in call("a same", pictures=False).out

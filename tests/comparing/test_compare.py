@@ -487,6 +487,18 @@ def test_what_a_range_must_hold_is_used(ends, held, state):
     assert checks["compare.range"].state == state
 
 
+@pytest.mark.parametrize(
+    ("op", "state"),
+    [("Relu", "found"), ("Clip", "found"), ("MaxPool", "not-applicable"), ("Conv", "not-applicable")],
+)
+def test_what_merely_hands_on_has_lost_no_rectifier(op, state):
+    """A pool of what is never negative, or a layer that is not on these pictures: damage in front of it brings that."""
+    pair = Pair("layer", "layer", "layer", op, "values", 1.0)
+    figures = LayerFigures(pair, 3.0, 0.9, 0.0, 1.0, "uint8", 8, steps=24, waste=0.1)
+    checks = {one.id: one for one in judged({"why": Why((figures,))}, {}, True)}
+    assert checks["compare.relu"].state == state
+
+
 # --- what is refused ----------------------------------------------------------------------------
 
 

@@ -113,6 +113,7 @@ def test_what_has_changed_is_named(nets, pictures, whole, tmp_path):
         '{"schema": "onnxviz.parts/1", "parts": {"why": {"Share": {"of": 1, "with": 2}}}}',
         '{"schema": "onnxviz.parts/1", "parts": {"why": {"dict": 3}}}',
         '{"schema": "onnxviz.parts/1", "parts": []}',
+        "{'\x01': 1}",  # no JSON
     ],
 )
 def test_a_folder_of_something_else_is_refused(nets, pictures, whole, tmp_path, parts):
