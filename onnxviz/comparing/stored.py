@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxviz.comparing.kernels import operands, shaped
 from onnxviz.comparing.values import constants
-from onnxviz.graph.analysis.dataflow import constant, dependent, duplicate, image_input
-from onnxviz.graph.fold import batch_norms
+from onnxviz.graph.analysis.dataflow import constant, dependent, image_input
 from onnxviz.graph.operators import (
     BY_STATISTICS,
     FORM,
     INTEGER_SUMS,
     QUANTISING,
+    RECURRENT,
     VALUE_KEPT,
     computes,
     computing,
@@ -30,24 +29,40 @@ from onnxviz.network import Network
 
 # What stands between an int32 bias and its reader: DequantizeLinear, or a Cast and the product with both scales.
 _OF_A_BIAS: Final = FORM | computing("multiply")
-_BETWEEN: Final = 6  # operators between a product and the BatchNormalization of its result
+_AFFINE: Final = ("add", "subtract", "multiply", "divide")
+_BEHIND: Final = 16  # operators that are looked through behind a product
+
+
+class Step(NamedTuple):
+    """An operator, and what it reads that depends on no picture."""
+
+    node: ir.Node
+    constants: tuple[ir.Value, ...]
 
 
 @dataclass(frozen=True)
 class Reads:
     """A node with the weights that it reads.
 
-    values       the weights; of a recurrent cell also those of its state
-    bias         its bias; None: it has none
-    quantiser    how the weights are held as integers; None: as real numbers
-    normalised   whether a BatchNormalization follows that is not folded in
+    values      the weights; of a recurrent cell also those of its state
+    bias        its bias; None: it has none
+    quantiser   how the weights are held as integers; None: as real numbers
+    behind      the operators that multiply its filters' results by constants, or add some (BatchNormalization, Mul,
+                Add), and those that move the axes between
+    result      the last value that these give
     """
 
     node: ir.Node
     values: tuple[ir.Value, ...]
     bias: ir.Value | None
     quantiser: Quantiser | None
-    normalised: bool
+    behind: tuple[Step, ...]
+    result: ir.Value
+
+    @property
+    def normalised(self) -> bool:
+        """Whether a BatchNormalization follows that is not folded in."""
+        return any(step.node.op_type in BY_STATISTICS for step in self.behind)
 
     @property
     def name(self) -> str:
@@ -56,27 +71,17 @@ class Reads:
 
 
 class Stored:
-    """One file: its nodes that have weights, as they are and with BatchNormalization folded in."""
+    """One file: its nodes that have weights."""
 
     def __init__(self, net: Network, model: ir.Model, x: np.ndarray) -> None:
         self._net, self._model, self._x = net, model, x
         self._held: dict[str, np.ndarray] = {}
-        self.plain = self._nodes(model)
+        self.nodes = self._nodes()
 
-    @cached_property
-    def _folded(self) -> dict[str, Reads]:
-        copy = duplicate(self._model)
-        batch_norms(copy)
-        return self._nodes(copy)
-
-    def folded_in(self, reads: Reads) -> Reads:
-        """The same node with the BatchNormalization behind it in its weights."""
-        return self._folded.get(reads.name, reads) if reads.normalised else reads
-
-    def _nodes(self, model: ir.Model) -> dict[str, Reads]:
-        moved = dependent(model.graph, image_input(model, self._net.input.name))
+    def _nodes(self) -> dict[str, Reads]:
+        moved = dependent(self._model.graph, image_input(self._model, self._net.input.name))
         found = {}
-        for node in model.graph:
+        for node in self._model.graph:
             values = operands(node, moved)
             if values:
                 place = 2 if operator(node.op_type).weights else len(node.inputs)
@@ -85,14 +90,19 @@ class Stored:
                     tuple(values),
                     node.inputs[place] if place < len(node.inputs) else None,
                     _quantiser(node, values[0]),
-                    _normalised(node),
+                    *_behind(node, moved),
                 )
         return found
 
     def compute(self, chosen: Sequence[Reads]) -> None:
         """Run what the weights of these are computed by, DequantizeLinear, Transpose and the like; those of others are
         forgotten."""
-        values = (value for one in chosen for value in (*one.values, *((one.bias,) if one.bias else ())))
+        values = (
+            value
+            for one in chosen
+            for value in (*one.values, one.bias, *(x for step in one.behind for x in step.constants))
+            if value is not None
+        )
         self._held = constants(self._net, self._model, values, self._x)
 
     def array(self, value: ir.Value) -> np.ndarray | None:
@@ -116,19 +126,75 @@ class Stored:
         formed = shaped(one.node, list(one.values), [array for array in arrays if array is not None])
         return None if formed is None or not formed.size else formed
 
+    def behind(self, one: Reads, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """What the results of so many filters are multiplied by behind the layer, and then shifted by."""
+        factor, shift = np.ones(count), np.zeros(count)
+        weights = self.array(one.values[0])
+        if weights is None:
+            return factor, shift
+        left = one.values[0] is one.node.inputs[0]
+        axis = 1 - weights.ndim if family(one.node.op_type) == "convolution" else -2 if left else -1
+        for node, constants_read in one.behind:
+            kind = computes(node.op_type)
+            if kind == "transpose":
+                turn = node.attributes.get_ints("perm", ())
+                if len(turn) < -axis:
+                    break
+                axis = list(turn).index(axis % len(turn)) - len(turn)
+                continue
+            by_channel = node.op_type in BY_STATISTICS
+            read = [_along(self.array(x), -1 if by_channel else axis, count) for x in constants_read]
+            if any(array is None for array in read):
+                break
+            numbers = [array for array in read if array is not None]
+            if by_channel:
+                scale, bias, mean, variance = numbers
+                gain = scale / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
+                factor, shift = factor * gain, (shift - mean) * gain + bias
+            elif kind in ("add", "subtract"):
+                shift = shift + numbers[0] if kind == "add" else shift - numbers[0]
+            else:
+                gain = numbers[0] if kind == "multiply" else 1 / numbers[0]
+                factor, shift = factor * gain, shift * gain
+        return factor, shift
 
-def _normalised(node: ir.Node) -> bool:
-    """Whether a BatchNormalization follows, behind the bias and the scales of an integer product at most."""
-    for _ in range(_BETWEEN):
-        readers = set(node.outputs[0].consumers())
-        if any(reader.op_type in BY_STATISTICS for reader in readers):
-            return True
-        if len(readers) != 1:
-            return False
-        (node,) = readers
-        if node.op_type not in VALUE_KEPT | computing("add multiply"):
-            return False
-    return False
+
+def _along(array: np.ndarray | None, axis: int, count: int) -> np.ndarray | None:
+    """A constant as one number for each channel of the axis; None where it is no such thing."""
+    if array is None:
+        return None
+    if array.size == 1:
+        return np.full(count, float(array.reshape(-1)[0]))
+    alone = array.ndim >= -axis and array.shape[axis] == array.size == count
+    return array.reshape(-1).astype(float) if alone else None
+
+
+def _behind(node: ir.Node, moved: set[ir.Value]) -> tuple[tuple[Step, ...], ir.Value]:
+    """The operators behind a product that multiply its filters' results by constants, or add some, whatever quantisers
+    and the like stand between; and the last value that these give."""
+    scales = node.op_type in INTEGER_SUMS  # the first product gives the sums their scales
+    found: list[Step] = []
+    value = last = node.outputs[0]
+    for _ in range(_BEHIND if node.op_type not in RECURRENT else 0):
+        if value.is_graph_output() or len(value.uses()) != 1:
+            break
+        ((reader, place),) = value.uses()
+        kind = computes(reader.op_type)
+        if scales and kind == "multiply":
+            scales = False
+        elif kind in _AFFINE or reader.op_type in BY_STATISTICS:
+            others = tuple(x for x in reader.inputs if x is not None and x is not value)
+            turned = place > 0 and kind in ("subtract", "divide")
+            if turned or len(reader.outputs) > 1 or not moved.isdisjoint(others):
+                break
+            found.append(Step(reader, others))
+            last = reader.outputs[0]
+        elif kind == "transpose":
+            found.append(Step(reader, ()))
+        elif reader.op_type not in VALUE_KEPT:
+            break
+        value = reader.outputs[0]
+    return tuple(found), last
 
 
 def _quantiser(node: ir.Node, weight: ir.Value) -> Quantiser | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
+import onnx_ir as ir
 
 from onnxviz.auditing.statistics import Likeness
 from onnxviz.comparing.kernels import WEIGHT_BYTES
@@ -38,8 +39,8 @@ class WeightFigures:
     """The weights of one layer. What belongs to a quantiser is None where B holds real numbers.
 
     node_a, node_b   the nodes that read them
-    sqnr             in decibels: 20·log10(‖A‖ / ‖A − B‖), BatchNormalization folded in where one of both has it so;
-                     None where A's are all 0
+    sqnr             in decibels: 20·log10(‖A‖ / ‖A − B‖), behind the factors of BatchNormalization and the like
+                     where one file has other ones than the other; None where A's are all 0
     predicted        the same as bits and granularity predict: an error of Δ²/12 for each weight, Δ the step that A's
                      weights need
     codes, bits      type of B's codes, and bits of each; 7 where the file keeps to 7 bits of 8
@@ -127,43 +128,50 @@ def weight_figures(
     one, other = Stored(a, matching.a, x), Stored(b, matching.b, xb)
     chosen: list[Layer] = []
     for name, twin in matching.kernels:
-        reads, twin_reads = one.plain.get(name), other.plain.get(twin)
-        if reads is None or twin_reads is None:
-            continue
-        if reads.normalised != twin_reads.normalised:  # folded into the weights of the other
-            reads, twin_reads = one.folded_in(reads), other.folded_in(twin_reads)
-        chosen.append((reads, twin_reads))
+        reads, twin_reads = one.nodes.get(name), other.nodes.get(twin)
+        if reads is not None and twin_reads is not None:
+            chosen.append((reads, twin_reads))
     narrow = keeps_to_seven([reads for _, reads in chosen])
     names = [reads.name for reads, _ in chosen]
-    depends = _first_values(matching, names, [pair.a for pair in matching.pairs])
+    made = [reads.node.outputs[0] for reads, _ in chosen]
+    depends = _first_values(matching, made, [pair.a for pair in matching.pairs])
     found: dict[str, WeightFigures] = {}
-    between = _first_values(matching, names, alike)
+    taken = _first_values(matching, made, alike)
+    given = _first_values(matching, [reads.result for reads, _ in chosen], alike)
     groups: dict[str, list[Layer]] = {}
-    for layer in chosen:
-        groups.setdefault(between[layer[0].name], []).append(layer)
-    sizes = [sum(size(value) for layer in layers for value in layer[1].values) for layers in groups.values()]
+    for place, layer in zip(taken, chosen, strict=True):
+        groups.setdefault(place, []).append(layer)
+    # Layers that such a group may take factors back from that a BatchNormalization gives: their own values are alike.
+    givers: dict[str, list[Layer]] = {place: [] for place in groups}
+    for place, own, layer in zip(given, taken, chosen, strict=True):
+        if place != own and place in givers:
+            givers[place].append(layer)
+    sizes = [
+        sum(size(value) for layer in (*layers, *givers[place]) for value in layer[1].values)
+        for place, layers in groups.items()
+    ]
     for portion in portions(groups.items(), sizes, WEIGHT_BYTES):
         for side, stored in enumerate((one, other)):
-            stored.compute([layer[side] for _, layers in portion for layer in layers])
+            stored.compute([layer[side] for place, layers in portion for layer in (*layers, *givers[place])])
         for place, layers in portion:
-            figures = {layer[0].name: _figures(one, other, *layer, narrow) for layer in layers}
-            if place and len(layers) > 1 and any(map(_differs, figures.values())):
-                figures |= _equalised(one, other, layers, narrow)
+            figures = {layer[0].name: _told(one, other, *layer, narrow) for layer in layers}
+            row = [*givers[place], *layers]
+            if place and len(row) > 1 and any(map(_differs, figures.values())):
+                equalised = _equalised(one, other, row, narrow)
+                figures = {name: equalised.get(name, one_of) for name, one_of in figures.items()}
             found |= {name: one_of for name, one_of in figures.items() if one_of is not None}
-    return [(depends[name], found[name]) for name in names if name in found], narrow
+    return [(value, found[name]) for value, name in zip(depends, names, strict=True) if name in found], narrow
 
 
-def _first_values(matching: Matching, names: Sequence[str], among: Collection[str]) -> dict[str, str]:
-    """By the name of a node, the first of these matched values of A that depends on it; '' where none does."""
+def _first_values(matching: Matching, made: Sequence[ir.Value], among: Collection[str]) -> list[str]:
+    """For each of these values of A the first matched value that depends on it, or is it; '' where none does."""
     graph = matching.a.graph
-    nodes = {node.name: node for node in graph}
     values = {value.name: value for node in graph for value in node.outputs}
     order = [(pair.a, values[pair.a]) for pair in matching.pairs if pair.a in values and pair.a in among]
-    found = {}
-    for name in names:
-        made = nodes[name].outputs[0]
-        below = dependent(graph, made) | {made}
-        found[name] = next((called for called, value in order if value in below), "")
+    found = []
+    for value in made:
+        below = dependent(graph, value)
+        found.append(next((called for called, one in order if one in below), ""))
     return found
 
 
@@ -176,6 +184,40 @@ def _forms(one: Stored, other: Stored, layer: Layer) -> tuple[np.ndarray, np.nda
     if a is None or b is None or a.shape != b.shape or not (np.isfinite(a).all() and np.isfinite(b).all()):
         return None
     return a, b
+
+
+def _told(one: Stored, other: Stored, reads: Reads, twin: Reads, narrow: bool) -> WeightFigures | None:
+    """The figures of one layer, where need be behind the factors that BatchNormalization and the like behind it take
+    back in the one file or the other."""
+    plain = _figures(one, other, reads, twin, narrow)
+    apart = reads.normalised != twin.normalised
+    if plain is None or not (apart or _differs(plain)):
+        return plain
+    fitted = _as_held(one, other, reads, twin)
+    figures = None if fitted is None else _figures(one, other, reads, twin, narrow, fitted)
+    if figures is None or figures.sqnr is None or plain.sqnr is None:
+        return plain
+    return figures if apart or figures.sqnr > plain.sqnr else plain
+
+
+def _as_held(one: Stored, other: Stored, reads: Reads, twin: Reads) -> np.ndarray | None:
+    """A's weights as B would hold them for what stands behind them in B; None where nothing differs there."""
+    forms = _forms(one, other, (reads, twin))
+    if forms is None:
+        return None
+    a, b = forms
+    ours, theirs = one.behind(reads, len(a))[0], other.behind(twin, len(a))[0]
+    if np.array_equal(ours, theirs) or not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
+        return None
+    fitted: np.ndarray = a * _ratio(ours, theirs)[:, None, None].astype(np.float32)
+    strengths = [
+        np.linalg.norm(side.reshape(len(a), -1), axis=1) * np.abs(factor)
+        for side, factor in ((a, ours), (b, theirs))
+    ]
+    # Filters that compute nothing in either file are of no matter.
+    dead = np.maximum(*strengths) <= _DEAD * float(np.median(strengths[0]))
+    fitted[dead] = b[dead]
+    return fitted
 
 
 def _differs(figures: WeightFigures | None) -> bool:
@@ -222,7 +264,7 @@ def _fitted(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray,
 
 
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    return np.divide(above, below, out=np.ones_like(above), where=below > 0)
+    return np.divide(above, below, out=np.ones_like(above), where=below != 0)
 
 
 def _figures(
@@ -302,10 +344,22 @@ def _overflow(one: Stored, other: Stored, reads: Reads, twin: Reads) -> int | No
     if codes is None or twin.bias is None:
         return None
     real = other.array(twin.bias)
-    ours = None if reads.bias is None else one.array(reads.bias)
+    ours = _bias_as_held(one, other, reads, twin, codes.size)
     full = np.abs(codes.astype(np.int64)) >= _LAST - 1
     if real is not None and ours is not None and ours.size == codes.size == real.size:
         filled = codes != 0
         step = np.abs(np.divide(real.reshape(-1), codes, out=np.zeros(codes.size), where=filled))
         full |= filled & (step > 0) & (np.abs(ours.reshape(-1).astype(float)) > step * (_LAST + 1.0))
     return int(full.sum())
+
+
+def _bias_as_held(one: Stored, other: Stored, reads: Reads, twin: Reads, count: int) -> np.ndarray | None:
+    """A's bias as B would hold it for what stands behind the layer in B."""
+    bias = np.zeros(1, np.float32) if reads.bias is None else one.array(reads.bias)
+    if bias is None or bias.size not in (1, count):
+        return None
+    (factor, shift), (factor_b, shift_b) = one.behind(reads, count), other.behind(twin, count)
+    result: np.ndarray = np.divide(
+        bias.reshape(-1) * factor + shift - shift_b, factor_b, out=np.zeros(count), where=factor_b != 0
+    )
+    return result

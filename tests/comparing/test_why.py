@@ -239,6 +239,28 @@ def test_batch_normalisation_apart_in_one_file_is_folded():
     assert min(w.sqnr for w in weights) > 90
 
 
+@pytest.mark.parametrize(
+    ("spelling", "form"),
+    [("apart", "QDQ"), ("apart", "QOperator"), ("apart", "dynamic"), ("Mul, Add", "QDQ"), ("folded", "QDQ")],
+)
+def test_normalised_otherwise_and_quantised(spelling, form):
+    """What stands behind a layer in the one file stands in its weights in the other, quantisers between or not; a
+    factor that nothing takes back is a fault all the same."""
+    plain, x = small.resnet(), small.pictures()
+    a, b = {
+        "apart": (variants.folded(plain), plain),
+        "Mul, Add": (plain, variants.spelt_out(variants.unfolded(variants.folded(plain)))),
+        "folded": (plain, variants.folded(plain)),
+    }[spelling]
+    for faulty in (False, True):
+        other = edited(b, **{"block1.conv1.weight": lambda w: w * np.float32(1.5)}) if faulty else b
+        ranges = None if form == "dynamic" else quantise.calibrate(other, x)
+        _, weights = told(opened(a), opened(quantise.quantise(other, quantise.Scheme(form), ranges)), x)
+        assert len(weights) >= 7
+        assert {w.node_a for w in weights if w.sentences()} == ({"block1.conv1"} if faulty else set())
+        assert all(w.short < 3 or w.sentences() for w in weights)
+
+
 @pytest.mark.parametrize("form", ["float", "QDQ", "QOperator", "dynamic"])
 def test_equalised_weights_are_no_fault(form):
     """Filters times factors that the next layer takes back: what is left is rounding."""
@@ -252,6 +274,17 @@ def test_equalised_weights_are_no_fault(form):
     for w in weights:
         assert w.sqnr > 90 if form == "float" else w.short < 3
         assert not w.sentences()
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["norms in both", "norms in B"])
+def test_equalised_through_normalisation(apart):
+    """BatchNormalization gives the factors that the next layer takes back: its own convolution is A's."""
+    x, model = small.pictures(), small.resnet()
+    other = variants.equalised(model)
+    other = quantise.quantise(other, quantise.Scheme("QDQ"), quantise.calibrate(other, x))
+    _, weights = told(opened(variants.folded(model) if apart else model), opened(other), x)
+    assert {w.node_a for w in weights if w.rescaled} >= {"block0.conv2", "block1.conv2", "block2.conv2"}
+    assert all(w.short < 3 and not w.sentences() for w in weights)
 
 
 def test_factors_that_nobody_takes_back_are_a_fault(net, sound, x):

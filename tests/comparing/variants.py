@@ -83,6 +83,7 @@ def unfolded(model: onnx.ModelProto, seed: int = 0) -> onnx.ModelProto:
 
 def folded(model: onnx.ModelProto) -> onnx.ModelProto:
     """Each BatchNormalization is in the weights of the convolution in front of it."""
+    model = copy.deepcopy(model)
     numbers = {one.name: numpy_helper.to_array(one).astype(float) for one in model.graph.initializer}
     makers = {node.output[0]: node for node in model.graph.node}
     for node in [node for node in model.graph.node if node.op_type == "BatchNormalization"]:
@@ -97,6 +98,28 @@ def folded(model: onnx.ModelProto) -> onnx.ModelProto:
         model.graph.node.remove(node)
         model = edited(model, **changes)
         makers = {node.output[0]: node for node in model.graph.node}
+    return model
+
+
+def spelt_out(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Each BatchNormalization is a Mul and an Add."""
+    model = copy.deepcopy(model)
+    numbers = {one.name: numpy_helper.to_array(one) for one in model.graph.initializer}
+    nodes = []
+    for node in model.graph.node:
+        if node.op_type != "BatchNormalization":
+            nodes.append(node)
+            continue
+        scale, bias, mean, var = (numbers[name] for name in node.input[1:5])
+        gain, y = scale / np.sqrt(var + np.float32(1e-5)), node.output[0]
+        for name, array in ((f"{y}/gain", gain), (f"{y}/shift", bias - mean * gain)):
+            model.graph.initializer.append(numpy_helper.from_array(array.reshape(-1, 1, 1), name))
+        nodes += [
+            helper.make_node("Mul", [node.input[0], f"{y}/gain"], [f"{y}/scaled"], f"{y}/mul"),
+            helper.make_node("Add", [f"{y}/scaled", f"{y}/shift"], [y], f"{y}/add"),
+        ]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
     return model
 
 
