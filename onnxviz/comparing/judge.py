@@ -30,6 +30,7 @@ from onnxviz.comparing.rules import (
     found,
 )
 from onnxviz.comparing.sides import may_bound
+from onnxviz.comparing.values import widest
 from onnxviz.comparing.why import CUT_SUMS, LayerFigures, Why
 from onnxviz.errors import UsageError, near
 from onnxviz.graph.operators import RECURRENT, WEIGHTED
@@ -364,26 +365,25 @@ def needed(one: LayerFigures) -> float:
     1 of fewer pictures than three, which tell nothing of others."""
     from scipy.special import nctdtrit
 
-    count = len(one.ends)
-    if count < 3:
+    if (count := len(one.ends)) < 3:
         return 1.0
     each = np.log([max(filled(one, *ends), 1e-6) for ends in one.ends])
     factor = nctdtrit(count - 1, _ONE_SIDED * math.sqrt(count), 0.95) / math.sqrt(count)
-    seen = filled(one, one.a_low or 0.0, one.a_high or 0.0)
-    return max(seen, min(float(np.exp(each.mean() + factor * each.std(ddof=1))), 1.0))
+    most = float(np.exp(each.mean() + factor * each.std(ddof=1)))
+    return max(filled(one, *widest(one.ends)), min(most, 1.0))
 
 
 def _range(rule: Rule, why: Why, parts: Mapping[str, Any]) -> Check:
     unsure: list[str] = []
 
     def ask(one: LayerFigures) -> tuple[float, str, str] | None:
-        if one.used is None or one.dynamic or one.a_low is None or one.a_high is None:
+        if one.used is None or one.dynamic or not one.ends:
             return None
-        seen, need = filled(one, one.a_low, one.a_high), needed(one)
+        seen, need, name = filled(one, *widest(one.ends)), needed(one), printable(one.pair.layer, 80)
         if rule.grade(seen) is not None and rule.grade(need) is None:
-            unsure.append(printable(one.pair.layer, 80))
+            unsure.append(name)
         sentence = (
-            f"{printable(one.pair.layer, 80)} needs {seen:.0%} of its codes' range: B holds {one.low:.3g} to "
+            f"{name} needs {seen:.0%} of its codes' range: B holds {one.low:.3g} to "
             f"{one.high:.3g}, A goes from {one.a_low:.3g} to {one.a_high:.3g} on {amount(len(one.ends), 'picture')}."
         )
         return need, sentence, "calibrate again: its scale is too large"

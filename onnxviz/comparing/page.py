@@ -56,7 +56,7 @@ _HINTS: Final = {
     "healed_db": "Signal to noise at the answers of B with this layer as in A; of the first five. ∞: no noise is left.",
     "sqnr_db": "Of the layer's values, with all that went wrong before: where damage arrives, not where it is made.",
     "cut_off": "Share of A's values beyond the range that B holds.",
-    "codes_used": "Share of B's range that A's values fill.",
+    "codes_used": "Share of B's range that A's values fill, in B's units.",
     "steps_under_zero": "Steps under 0 that B's values go where A's never are.",
     "weights_sqnr_db": "Signal to noise of B's weights.",
     "weights_short_db": "By how much that is under what bits and granularity predict: an error of step²/12.",

@@ -280,3 +280,29 @@ def int32_codes(value: ir.Value | None) -> np.ndarray | None:
             return None
         value = node.inputs[0]
     return None
+
+
+# --- values ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Held:
+    """How B holds a value: what the file says, and the names of scale and zero point where it measures them."""
+
+    quantiser: Quantiser
+    measured: tuple[str, ...] = ()
+
+
+def held_as(value: ir.Value) -> Held | None:
+    """B's quantiser of a real value: the one that it comes from, or that measures its range as it is read."""
+    node = behind(value)
+    if node is not None:
+        own = of_node(node)
+        if own is None or (own.scale is not None and own.zero is not None):
+            return None if own is None else Held(own)
+        return Held(own, tuple(str(one.name) for one in node.inputs[1:3] if one is not None))
+    for reader, place in value.uses():
+        if place == 0 and computes(reader.op_type) == "quantize_measured":
+            own = of_node(reader)
+            return None if own is None else Held(own, tuple(str(one.name) for one in reader.outputs[1:3]))
+    return None

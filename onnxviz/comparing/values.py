@@ -30,6 +30,7 @@ from onnxviz.programs import filled
 from onnxviz.progress import Progress, silent
 
 T = TypeVar("T")
+Ends = Sequence[tuple[float, float]]  # the smallest and the largest value of each picture
 # Elements of a value whose sizes the graph does not tell.
 _UNKNOWN: Final = 1 << 20
 # Bytes of values that are held at the same time, of one picture.
@@ -55,6 +56,17 @@ def portions(items: Iterable[T], sizes: Iterable[int], most: int) -> Iterator[li
         held += size
     if portion:
         yield portion
+
+
+def widest(ends: Ends) -> tuple[float, float]:
+    """The ends of all."""
+    return min(map(min, ends)), max(map(max, ends))
+
+
+def used(ends: Ends, low: float, high: float) -> float:
+    """Share of a range, 0 to 1, that lies between these ends."""
+    least, most = widest(ends)
+    return max(0.0, min(most, high) - max(least, low)) / max(high - low, 1e-30)
 
 
 def values(

@@ -7,24 +7,25 @@ is kept from one picture to the next, and of one picture no more than a portion 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
-import onnx_ir as ir
 
 from onnxviz.auditing.report.facts import machine
 from onnxviz.auditing.statistics import Likeness
 from onnxviz.comparing.match import Matching, Pair
 from onnxviz.comparing.rules import CLIPPED, CLIPPED_BY
 from onnxviz.comparing.sides import may_bound
-from onnxviz.comparing.values import portions, size, values
+from onnxviz.comparing.stored import Held, held_as
+from onnxviz.comparing.values import Ends, gains, portions, size, used, values, widest
 from onnxviz.comparing.weights import WeightFigures, weight_figures
 from onnxviz.errors import UsageError
 from onnxviz.graph.analysis.dataflow import by_name
 from onnxviz.graph.operators import computes
-from onnxviz.graph.quantisers import Quantiser, behind, of_node
+from onnxviz.graph.quantisers import Quantiser, behind
+from onnxviz.graph.seams import Seam
 from onnxviz.network import Network
 from onnxviz.progress import Progress, silent
 from onnxviz.tables import Columns
@@ -34,6 +35,7 @@ from onnxviz.text import amount, printable
 _BYTES: Final = 1 << 23
 _ALIKE: Final = 0.9  # cosine from which on a value is much the same in both
 _RECTIFYING: Final = ("relu", "clip")
+_HALF: Final = 0.5  # share of a range under which it is worth a word that no more is filled
 _WIDEST: Final = 16  # bits of codes that are counted one by one
 
 
@@ -45,7 +47,7 @@ class LayerFigures:
     sqnr           cumulative, in decibels: 20·log10(‖A‖ / ‖A − B‖) over all pictures
     cosine         of A's and B's values over all pictures, −1 to 1
     a_low, a_high  A's smallest and largest value
-    ends           the same of each picture
+    ends           the same of each picture; of B's values where B holds them in other units (equalised)
     codes          type of B's codes: 'uint8'
     bits           of each
     granularity    'per tensor', 'per channel'
@@ -53,7 +55,7 @@ class LayerFigures:
     dynamic        whether B measures its range for each picture
     low, high      the real numbers that B's codes hold; of a measured range over all pictures
     below, above   share of A's values more than half a step under, and over, that range: 0 to 1
-    used           share of B's range that A's values fill, 0 to 1
+    used           share of B's range that `ends` lie in, 0 to 1
     unused         codes that never occur in B
     waste          share of the range under 0 where A never is, 0 to 1
     steps          steps of the quantiser under 0 that B's values reach where A never is
@@ -113,7 +115,7 @@ class LayerFigures:
                 f"{100 * share:.2g} % {side} {edge:.4g}" for share, side, edge in ends if share
             )
             told.append(f"{name}: of A's values lie {lie}, beyond B's range")
-        if self.used is not None and self.used < 0.5 and not self.dynamic:
+        if self.used is not None and self.used < _HALF and not self.dynamic:
             told.append(f"{name}: A's values fill {self.used:.0%} of B's range")
         if self.steps and self.waste is not None:
             told.append(
@@ -250,7 +252,7 @@ def why(
     figures: list[LayerFigures] = []
     sizes = {value.name: size(value) for node in matching.a.graph for value in node.outputs}
     held = {
-        value.name: _held(value)
+        value.name: held_as(value)
         for value in (*matching.b.graph.inputs, *(v for node in matching.b.graph for v in node.outputs))
     }
     for portion in portions(pairs, [sizes.get(pair.a, 0) for pair in pairs], _BYTES):
@@ -268,7 +270,8 @@ def why(
             ours.clear()
             theirs.clear()
             progress(len(figures) * len(x) + done * len(portion), len(pairs) * len(x), "values")
-        figures += [one.figures() for one in sums]
+        listed = [(one.figures(), one.of_b) for one in sums]
+        figures += _in_b_units(listed, (a, b), matching, (x, other))
     alike = {one.pair.a for one in figures if (one.cosine or 0.0) >= _ALIKE}
     found, reduce_range = weight_figures(a, b, matching, x[:1], other[:1], alike)
     lost = _lost(matching)
@@ -325,38 +328,35 @@ def _frequent(codes: Sequence[str | None]) -> tuple[str, ...]:
 # --- one value ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Held:
-    """How B holds a value: what the file says, and the names of scale and zero point where it measures them."""
+def _in_b_units(
+    both: Sequence[tuple[LayerFigures, Ends]],
+    nets: tuple[Network, Network],
+    matching: Matching,
+    arrays: tuple[np.ndarray, np.ndarray],
+) -> Iterator[LayerFigures]:
+    """The figures; where B's values fill a range that A's do not, and are A's in other units, B's ends count.
 
-    quantiser: Quantiser
-    measured: tuple[str, ...] = ()
-
-
-def _held(value: ir.Value) -> _Held | None:
-    """B's quantiser of a real value: the one that it comes from, or that measures its range as it is read."""
-    node = behind(value)
-    if node is not None:
-        own = of_node(node)
-        if own is None or (own.scale is not None and own.zero is not None):
-            return None if own is None else _Held(own)
-        return _Held(own, tuple(str(one.name) for one in node.inputs[1:3] if one is not None))
-    for reader, place in value.uses():
-        if place == 0 and computes(reader.op_type) == "quantize_measured":
-            own = of_node(reader)
-            return None if own is None else _Held(own, tuple(str(one.name) for one in reader.outputs[1:3]))
-    return None
+    both   with the ends of B's values
+    """
+    filled = [used(ends, one.low or 0.0, one.high or 0.0) if ends else 0.0 for one, ends in both]
+    asked = zip(both, filled, strict=True)
+    odd = [one.pair for (one, _), share in asked if one.used is not None and one.used < _HALF <= share]
+    models, seams = (matching.a, matching.b), [Seam(pair.a, pair.b, pair.axes) for pair in odd]
+    found = gains(nets, models, seams, arrays) if seams else {}
+    for (one, ends), share in zip(both, filled, strict=True):
+        yield replace(one, ends=tuple(ends), used=share) if one.pair.a in found else one
 
 
 class _Sums:
     """What is kept of a pair of values: sums, ends, and which codes occurred."""
 
-    def __init__(self, pair: Pair, held: _Held | None) -> None:
+    def __init__(self, pair: Pair, held: Held | None) -> None:
         self.pair = pair
         self._held = held
         self.names = [pair.b, *(held.measured if held is not None else ())]
         self._likeness = Likeness()
         self._ends: list[tuple[float, float]] = []
+        self.of_b: list[tuple[float, float]] = []
         self._range = [math.inf, -math.inf]
         self._count = self._below = self._above = self._steps = self._not_finite = 0
         self._waste = 0.0
@@ -379,6 +379,7 @@ class _Sums:
         self._count += x.size
         self._ends.append((float(x.min()), float(x.max())))
         if self._held is not None:
+            self.of_b.append((float(y.min()), float(y.max())))
             self._codes(self._held.quantiser, x, y, theirs)
 
     def _codes(self, own: Quantiser, x: np.ndarray, y: np.ndarray, theirs: dict[str, np.ndarray]) -> None:
@@ -415,16 +416,16 @@ class _Sums:
     def figures(self) -> LayerFigures:
         if not self._count:
             return LayerFigures(self.pair, None, None, None, None, not_finite=self._not_finite)
-        like = self._likeness.figures()
-        lowest, highest = min(low for low, _ in self._ends), max(high for _, high in self._ends)
+        like, ends = self._likeness.figures(), tuple(self._ends)
+        lowest, highest = widest(ends)
         found = LayerFigures(
             self.pair,
             like["sqnr_db"],
             like["cosine"],
-            a_low=lowest,
-            a_high=highest,
+            lowest,
+            highest,
             not_finite=self._not_finite,
-            ends=tuple(self._ends),
+            ends=ends,
         )
         if self._held is None or self._range[0] > self._range[1]:
             return found
@@ -441,7 +442,7 @@ class _Sums:
             high=high,
             below=self._below / self._count,
             above=self._above / self._count,
-            used=max(0.0, min(highest, high) - max(lowest, low)) / max(high - low, 1e-30),
+            used=used(ends, low, high),
             unused=None if seen is None else 2**own.bits - len(seen),
             waste=max(0.0, self._waste) if never else 0.0,
             steps=max(0, self._steps) if never else 0,

@@ -142,6 +142,7 @@ class _Part:
         self._scales: set[ir.Value] = set()
         self.rectifying = sum(map(_from_zero, nodes))
         self.nodes = [node for node in nodes if not self._scaling(node) and node.op_type not in FORM]
+        self._bounds = dict(self._bounded())
         self.kinds = Counter(kind for node in self.nodes if (kind := self.kind(node)))
 
     def _scaling(self, node: ir.Node) -> bool:
@@ -162,7 +163,21 @@ class _Part:
         """What an operator is, '' for what another file may have in the weights of the product in front of it."""
         if (node.op_type == _NORM or self._factor(node)) and self._behind_product(node):
             return ""
-        return _SPELLED.get(node.op_type, node.op_type)
+        if node in self._bounds.values():
+            return ""
+        return "Clip" if node in self._bounds else _SPELLED.get(node.op_type, node.op_type)
+
+    def _bounded(self) -> Iterator[tuple[ir.Node, ir.Node]]:
+        """Upper bounds with what holds to 0 in front of them, a Relu or a quantiser: both are what Clip(0, bound) is in
+        one; of an equalised layer each channel has its own bound."""
+        for node in self.nodes:
+            if computes(node.op_type) != "minimum" or sum(map(self.real, node.inputs)) != 1:
+                continue
+            maker = next(value for value in node.inputs if value is not None and self.real(value)).producer()
+            while maker is not None and maker.op_type in FORM and not _from_zero(maker):
+                maker = maker.inputs[0].producer() if maker.inputs[0] is not None else None
+            if maker is not None and (computes(maker.op_type) == "relu" or _from_zero(maker)):
+                yield node, maker
 
     def _factor(self, node: ir.Node) -> bool:
         if node.op_type not in _FACTORS or sum(map(self.real, node.inputs)) != 1:

@@ -127,6 +127,22 @@ def segmenter(classes: int = 4, seed: int = 0) -> onnx.ModelProto:
     return m.model({"image": ("N", 3, SIZE, SIZE)}, {out: ("N", classes, SIZE, SIZE)})
 
 
+def bounded(classes: int = 10, seed: int = 6) -> onnx.ModelProto:
+    """Inverted residuals with Clip(0, 6), as MobileNetV2 (Sandler et al. 2018)."""
+    m = Named(seed=seed)
+    ends = m.constant(np.float32(0)), m.constant(np.float32(6))
+    x, width = m.layer("stem.relu6", "Clip", m.conv("stem", "image", 16, 3, 3, 2), *ends), 16
+    for place, (out, stride) in enumerate(((16, 1), (24, 2), (24, 1))):
+        block, wide = f"block{place}", 3 * width
+        y = m.layer(f"{block}.relu1", "Clip", m.conv(f"{block}.expand", x, wide, width, 1), *ends)
+        y = m.conv(f"{block}.depthwise", y, wide, wide, 3, stride, group=wide)
+        y = m.conv(f"{block}.project", m.layer(f"{block}.relu2", "Clip", y, *ends), out, wide, 1)
+        x = m.layer(f"{block}.add", "Add", y, x) if out == width and stride == 1 else y
+        width = out
+    x = m.layer("features", "Flatten", m.layer("gap", "GlobalAveragePool", x))
+    return m.model({"image": ("N", 3, SIZE, SIZE)}, {m.linear("logits", x, classes, width): ("N", classes)})
+
+
 NETWORKS = {"resnet": resnet, "mobilenet": mobilenet, "detector": detector, "segmenter": segmenter}
 
 

@@ -181,6 +181,19 @@ def test_what_no_part_does_alone_is_not_put_down_to_one(files):
     assert told in lines and "mostly" not in lines and "of the noise comes from" not in lines
 
 
+@pytest.mark.parametrize("form", ["unfolded", "folded"])
+def test_an_equalised_bound_is_no_other_operator_and_wastes_no_codes(form):
+    """Clip(0, 6) of A is Relu and a bound for each channel in B, whose units these are: 24 is 6 times 4."""
+    plain = small.bounded()
+    equal = variants.equalised(plain)
+    scheme = quantise.Scheme("QDQ", reduce_range=True)
+    b = quantise.quantise(equal, scheme, quantise.calibrate(equal, small.pictures()))
+    found = compared(variants.unfolded(plain) if form == "unfolded" else plain, b)
+    assert not any("Min" in text for text in found.layers["reason"])
+    assert not [one for one in found.findings if one.severity != "low"]
+    assert not any("of B's range" in text for text in found.layers["reason"])
+
+
 def test_weights_that_are_no_integers_are_told(files):
     """Pruning leaves 15 dB and more: no rounding of float32, and no operator."""
     model = onnx.load(files.small("resnet"))
