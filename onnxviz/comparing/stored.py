@@ -65,6 +65,11 @@ class Reads:
         return any(step.node.op_type in BY_STATISTICS for step in self.behind)
 
     @property
+    def rounded(self) -> bool:
+        """Whether constants behind it stand as codes, not as the numbers that they are."""
+        return any(constant(value) is None for step in self.behind for value in step.constants)
+
+    @property
     def name(self) -> str:
         """The node's name."""
         return self.node.name or ""

@@ -30,6 +30,8 @@ _UNEVEN: Final = 8.0
 # A filter weaker than so many parts of the median one computes nothing: trained networks have dead ones, of 1e-7.
 _DEAD: Final = 1e-3
 _ROUNDS: Final = 60
+# Of the largest factor behind a layer so much may be the rounding of factors that are held as 8 bits, or of two.
+_ROUNDED: Final = 0.02
 # Decibels under which weights that are no integers differ: rounding to half precision leaves 66.
 _REAL: Final = 40.0
 
@@ -214,6 +216,10 @@ def _as_held(one: Stored, other: Stored, reads: Reads, twin: Reads) -> np.ndarra
         np.linalg.norm(side.reshape(len(a), -1), axis=1) * np.abs(factor)
         for side, factor in ((a, ours), (b, theirs))
     ]
+    if reads.rounded or twin.rounded:  # no fault of the weights
+        gains = _ratio(*(np.einsum("oik,oik->o", fitted, side, dtype=np.float64) for side in (b, fitted)))
+        near = np.abs((gains - 1) * theirs) <= _ROUNDED * float(np.abs(theirs).max())
+        fitted[near] *= gains[near, None, None].astype(np.float32)
     # Filters that compute nothing in either file are of no matter.
     dead = np.maximum(*strengths) <= _DEAD * float(np.median(strengths[0]))
     fitted[dead] = b[dead]

@@ -261,6 +261,72 @@ def test_normalised_otherwise_and_quantised(spelling, form):
         assert all(w.short < 3 or w.sentences() for w in weights)
 
 
+@pytest.mark.parametrize("form", ["float", "QDQ", "QOperator"])
+@pytest.mark.parametrize(
+    ("before", "behind"),
+    [((), ("BN",)), ((), ("Div", "Sub", "Mul")), (("BN",), ("BN", "BN")), (("BN",), ("Mul", "Add"))],
+    ids=lambda kinds: "+".join(kinds) or "folded",
+)
+def test_what_stands_behind_layers_of_any_kind(before, behind, form):
+    """Convolutions, plain, depthwise and transposed, and products: the same function, with what stands behind them
+    partly in their weights; and one layer with a fault."""
+    x = small.pictures()
+    for fault in (1.0, 1.5):
+        b = _kinds(behind, {"spread": fault})
+        if form != "float":
+            b = quantise.quantise(b, quantise.Scheme(form, reduce_range=True), quantise.calibrate(b, x))
+        _, weights = told(opened(_kinds(before)), opened(b), x)
+        assert len(weights) == 5
+        off = {w.node_a for w in weights if (w.sqnr < 45 if w.short is None else w.short > 2)}
+        assert off == ({"spread"} if fault > 1 else set())
+
+
+def _kinds(behind: tuple[str, ...], faults: dict[str, float] | None = None) -> onnx.ModelProto:
+    """Layers of five kinds, behind each of them these operators, in whose constants a part of the weights stands."""
+    m = small.Named(seed=3)
+    rng = np.random.default_rng(len(behind))
+
+    def layer(name: str, op: str, x: str, w: np.ndarray, channels: int, rank: int, **attributes) -> str:
+        bias, factor, steps = m.rng.standard_normal(channels) / 4, np.ones(channels), []
+        for kind in behind:
+            one, other = rng.uniform(0.5, 2, channels), rng.uniform(0.5, 1, channels)
+            if kind == "BN":
+                gain = one / np.sqrt(one + 1e-5)
+                steps.append(("BatchNormalization", [one, other, other, one], gain, other - other * gain))
+            else:
+                gain = {"Mul": one, "Div": 1 / one}.get(kind, np.ones(channels))
+                steps.append((kind, [one], gain, {"Add": one, "Sub": -one}.get(kind, 0)))
+            factor = factor * gain
+        for _, _, gain, shift in reversed(steps):
+            bias = (bias - shift) / gain  # in front of them
+        along = [1] * w.ndim
+        along[{"Conv": 0, "Gemm": 0}.get(op, 1)] = -1
+        w = w / factor.reshape(along) * (faults or {}).get(name, 1.0)
+        weights = m.constant(w.astype(np.float32), f"{name}.weight")
+        row = m.constant(bias.astype(np.float32), f"{name}.bias")
+        y = m.layer(name, op, x, weights, *((row,) if op != "MatMul" else ()), **attributes)
+        if op == "MatMul":
+            y = m.layer(f"{name}.plus", "Add", y, row)
+        for place, (kind, numbers, _, _) in enumerate(steps):
+            sides = (channels,) if len(numbers) > 1 else (channels, *[1] * (rank - 2))
+            constants = [m.constant(one.astype(np.float32).reshape(sides)) for one in numbers]
+            y = m.layer(f"{name}.{place}", kind, y, *constants)
+        return m.layer(f"{name}.relu", "Relu", y)
+
+    def drawn(*sides: int) -> np.ndarray:
+        return m.rng.standard_normal(sides) * np.sqrt(2 / np.prod(sides[1:]))
+
+    x = layer("stem", "Conv", "image", drawn(8, 3, 4, 4), 8, 4, strides=[4, 4])
+    x = layer("depthwise", "Conv", x, drawn(8, 1, 3, 3), 8, 4, group=8, pads=[1] * 4)
+    x = layer("spread", "ConvTranspose", x, drawn(8, 6, 2, 2), 6, 4, strides=[2, 2])
+    x = m.layer(
+        "features", "Flatten", m.layer("gap", "AveragePool", x, kernel_shape=[16, 16], strides=[16, 16])
+    )
+    x = layer("hidden", "Gemm", x, drawn(12, 24), 12, 2, transB=1)
+    x = layer("last", "MatMul", x, drawn(12, 10), 10, 2)
+    return m.model({"image": ("N", 3, small.SIZE, small.SIZE)}, {x: ("N", 10)})
+
+
 @pytest.mark.parametrize("form", ["float", "QDQ", "QOperator", "dynamic"])
 def test_equalised_weights_are_no_fault(form):
     """Filters times factors that the next layer takes back: what is left is rounding."""
