@@ -34,7 +34,15 @@ from onnxviz.graph.analysis.twins import view
 from onnxviz.graph.dequantised import through
 from onnxviz.graph.naming import ALSO, name_nodes
 from onnxviz.graph.normalise import standard
-from onnxviz.graph.operators import FORM, INTEGER_SUMS, SHAPE_ONLY, computes, computing, operator
+from onnxviz.graph.operators import (
+    BY_STATISTICS,
+    FORM,
+    INTEGER_SUMS,
+    SHAPE_ONLY,
+    computes,
+    computing,
+    operator,
+)
 from onnxviz.graph.shapes import infer
 from onnxviz.network import Network
 from onnxviz.progress import Progress, silent
@@ -291,9 +299,8 @@ def consistent(
 
 # --- how values are made --------------------------------------------------------------------------
 
-_NORM: Final = "BatchNormalization"
 # What stands behind a layer in one file, and is in its weights and its bias in another.
-_FOLDED: Final = computing("add subtract multiply divide") | {_NORM}
+_FOLDED: Final = computing("add subtract multiply divide") | BY_STATISTICS
 _BY_ONE: Final = computing("multiply divide")
 _ACTIVATIONS: Final = frozenset({"activation", "softmax", "function", "quantisation", "unknown"})
 _BOUNDING: Final = frozenset({"maximum", "minimum", "where", "quantize", "quantize_measured", "multiply"})
@@ -346,7 +353,7 @@ def _same_results(
         return None
     folded = [word for word, _ in ours[1 : more + 1]]
     bare = view(a).input(2) is None and (view(b).input(2) is not None or a.op_type in INTEGER_SUMS)
-    return (ours[more][1], theirs[0][1]) if bare or not more or _NORM in folded else None
+    return (ours[more][1], theirs[0][1]) if bare or not more or BY_STATISTICS & set(folded) else None
 
 
 def _hands_on(node: ir.Node) -> bool:

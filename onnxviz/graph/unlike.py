@@ -12,18 +12,29 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxviz.graph.analysis.dataflow import constant
-from onnxviz.graph.operators import FORM, INTEGER_SUMS, WEIGHTED, computes, computing, operator
+from onnxviz.graph.operators import (
+    BY_STATISTICS,
+    FORM,
+    INTEGER_SUMS,
+    SPELLINGS,
+    WEIGHTED,
+    computes,
+    computing,
+    operator,
+)
 from onnxviz.graph.quantisers import of_node
 from onnxviz.graph.seams import Cut, Side, between, same, schema, setting
 
 _SMALL: Final = 8  # numbers that are told one by one
 _ALIKE: Final = 1e-3  # of a number that is written with fewer digits, or in half precision
 _STEPS: Final = 1.5  # of a quantiser under 0, up to which it does a rectifier's work
-_NORM: Final = "BatchNormalization"
 _FACTORS: Final = computing("add subtract multiply divide")
 # Whose inputs may stand in any order.
 _COMMUTE: Final = computing("add multiply maximum minimum total mean")
-_SPELLED: Final = {"ConvInteger": "Conv", "MatMulInteger": "MatMul", "Gemm": "MatMul"}
+_SPELLED: Final = {
+    **{name: SPELLINGS[name].of for name in INTEGER_SUMS},
+    **dict.fromkeys(computing("gemm"), SPELLINGS["FusedMatMul"].of),
+}
 _QUANTISING: Final = computing("quantize dequantize quantize_measured")
 # What depends on the order in which a file has its axes.
 _LAYOUT: Final = frozenset({"axis", "axes", "perm"})
@@ -161,7 +172,7 @@ class _Part:
 
     def kind(self, node: ir.Node) -> str:
         """What an operator is, '' for what another file may have in the weights of the product in front of it."""
-        if (node.op_type == _NORM or self._factor(node)) and self._behind_product(node):
+        if (node.op_type in BY_STATISTICS or self._factor(node)) and self._behind_product(node):
             return ""
         if node in self._bounds.values():
             return ""
@@ -194,7 +205,7 @@ class _Part:
             if at is None or at.op_type in WEIGHTED | INTEGER_SUMS:
                 return at is not None
             scaled = computes(at.op_type) == "multiply" and sum(map(self.real, at.inputs)) == 1
-            if not (at.op_type in FORM or at.op_type == _NORM or scaled or self._factor(at)):
+            if not (at.op_type in FORM or at.op_type in BY_STATISTICS or scaled or self._factor(at)):
                 return False
         return False
 
@@ -264,7 +275,10 @@ def _pairs(own: _Part, theirs: _Part, differing: bool) -> tuple[_Pairs, list[ir.
             else:
                 missing += first
                 besides += second
-    norms = [[(_NORM, node) for node in part.nodes if node.op_type == _NORM] for part in (own, theirs)]
+    norms = [
+        [(node.op_type, node) for node in part.nodes if node.op_type in BY_STATISTICS]
+        for part in (own, theirs)
+    ]
     for ours, others in ([] if differing else [listed]) + [norms]:
         for kind in dict(ours):
             both = [[node for name, node in one if name == kind] for one in (ours, others)]
@@ -320,7 +334,7 @@ def _settings(one: ir.Node, two: ir.Node, turned: bool) -> Iterator[tuple[str, s
 
 def _constants(one: ir.Node, two: ir.Node) -> Iterator[tuple[int, tuple[Any, Any]]]:
     """Small constants that both read at one place, and are no weights."""
-    if one.op_type in WEIGHTED | INTEGER_SUMS or one.op_type == _NORM:
+    if one.op_type in WEIGHTED | INTEGER_SUMS or one.op_type in BY_STATISTICS:
         return
     for place, pair in enumerate(zip(one.inputs, two.inputs, strict=False)):
         x, y = map(constant, pair)

@@ -30,7 +30,7 @@ CHANGES = [
     ("mobilenet", "block1.gate", {"beta": 0.25}, "beta of HardSigmoid is 0.25, in A 0.5"),
     ("mobilenet", "block1.swish1", "Relu", f"Relu {BEFORE} HardSwish"),
     ("detector", "neck.up", {"mode": "linear"}, "mode of Resize is linear, in A nearest"),
-    ("detector", "neck.join", "turn", "the inputs of Concat stand in another order (neck.join)"),
+    ("detector", "neck.join", "turn", "the inputs of Concat stand in another order"),
     ("segmenter", "down1.relu", "Sigmoid", f"Sigmoid {BEFORE} Relu"),
     ("segmenter", "down1.relu", "Identity", f"nothing {BEFORE} Relu (down1.relu)"),
     ("resnet", "pool", {"pads": [0, 0, 2, 2]}, "pads of MaxPool is (0, 0, 2, 2), in A (1, 1, 1, 1)"),
