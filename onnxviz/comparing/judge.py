@@ -13,9 +13,10 @@ from onnxviz.auditing.finding import FAIL_ON, Check, Evidence, Finding, State, c
 from onnxviz.auditing.report.page import Verdict
 from onnxviz.auditing.statistics import Likeness, Share
 from onnxviz.comparing.answers import Answers
+from onnxviz.comparing.cause import CUT_SUMS, cause, cut, rewritten
 from onnxviz.comparing.drift import Drift
 from onnxviz.comparing.finite import judge as finite
-from onnxviz.comparing.local import Local, Split
+from onnxviz.comparing.local import Local
 from onnxviz.comparing.match import Matching
 from onnxviz.comparing.result import Compared
 from onnxviz.comparing.rules import (
@@ -31,7 +32,7 @@ from onnxviz.comparing.rules import (
 )
 from onnxviz.comparing.sides import may_bound
 from onnxviz.comparing.values import widest
-from onnxviz.comparing.why import CUT_SUMS, LayerFigures, Why
+from onnxviz.comparing.why import LayerFigures, Why
 from onnxviz.errors import UsageError, near
 from onnxviz.graph.operators import RECURRENT, WEIGHTED
 from onnxviz.text import amount, printable, quoted
@@ -40,7 +41,6 @@ from onnxviz.text import amount, printable, quoted
 _ONE_SIDED: Final = 1.6448536
 #: Agreement is judged where A's best class leads by so much.
 MARGIN: Final = 0.1
-_CAUSES: Final = {"weights": "the weights", "operators": "operators that B has otherwise"}
 _MEND: Final = "mend what stands out there"
 _NONE_LEFT: Final = "no picture could be used: A or B gives NaN or infinities for each"
 _FLIPS: Final = 10  # rows of evidence
@@ -92,71 +92,6 @@ def verdict(found: Compared, fail_on: str, accepted: Mapping[str, str]) -> Verdi
 # --- the whole ----------------------------------------------------------------------------------
 
 
-def source(split: Split | None, why: Why | None, local: Local | None = None) -> str:
-    """What most noise comes from, and what to do about it in a file like B; '' where there is none.
-
-    Where one layer does the damage, what would be said of the whole file is beside the point.
-    """
-    if split is None or split.cause is None:
-        return ""
-    name = _CAUSES.get(split.cause, split.cause)
-    if split.of_a:
-        return f"{name}, of A: it is A that is quantised, and B is not"
-    worst = next(iter(local.ranked), None) if local is not None else None
-    if worst is not None and worst.share >= LAYER_SHARE:
-        return f"{name}, {worst.share:.0%} of it at {printable(worst.layer)} alone: mend that layer first"
-    layers = () if why is None else why.layers
-    if split.cause == "operators":
-        return f"{name}: mend the layers named first, or export B anew"
-    if split.cause == "rounding" and split.halves:
-        return f"rounding of weights and values to {split.halves}: leave the layers named first in float32"
-    if split.cause == "weights":
-        held = {(one.codes, one.granularity) for layer in layers for one in layer.weights if one.codes}
-        if not held:
-            return "the weights, none of which is quantised: mend the layers named first"
-        told = " and ".join(sorted(f"{codes} {granularity}" for codes, granularity in held))
-        per_channel = "per channel, or " if any("tensor" in str(one) for _, one in held) else ""
-        return f"the weights ({told}): quantise them {per_channel}with more bits, or leave the first layers in float"
-    if split.cause == "clipping":
-        return "clipping: ranges are too small, so values are cut off; calibrate anew, on real pictures"
-    bits = " or ".join(map(str, sorted({one.bits for one in layers if one.bits}))) or "8"
-    if any(one.dynamic for one in layers):
-        return f"rounding: {bits} bits are too few for activations; take more, or leave the first layers in float"
-    return (
-        f"rounding: ranges are too large for what goes through them, or {bits} bits too few; calibrate anew"
-    )
-
-
-def mostly(split: Split, why: Why | None, local: Local | None) -> str:
-    """What makes the noise, as a sentence of its own: the largest part, or that no part explains what B loses."""
-    if local is None or not split.short_of(local):
-        return f"mostly {source(split, why, local)}"
-    rest = "this processor cuts B's sums" if why is not None and why.saturates else "they work on each other"
-    return (
-        f"these by themselves would leave {split.db:.0f} dB at the answers, where B has {local.measured:.0f}: "
-        f"most of the noise is none of them alone ({rest})"
-    )
-
-
-def _cut(parts: Mapping[str, Any]) -> bool:
-    """Whether this processor computes something else than B's file says, by cutting its sums."""
-    why, moved = parts.get("why"), parts.get("runtime")
-    saturates = why is not None and why.saturates
-    return saturates and moved is not None and RULES["compare.runtime"].grade(moved.sqnr) is not None
-
-
-def _cause(parts: Mapping[str, Any]) -> str:
-    """Where the damage comes from and what to do about that; '' where it is not known."""
-    split, local, why = (parts.get(name) for name in ("split", "local", "why"))
-    told = [CUT_SUMS] if _cut(parts) else []
-    if split is not None and split.cause is not None and not split.short_of(local):
-        told.append(f"{split.shares[split.cause]:.0%} of the noise comes from {source(split, why, local)}")
-    worst = next(iter(local.ranked), None) if local is not None else None
-    if worst is not None and worst.e and (worst.share < LAYER_SHARE or not told):
-        told.append(f"look at {printable(worst.layer)} first ({worst.share:.0%} of the damage)")
-    return "; ".join(told)
-
-
 def exact(share: Share) -> tuple[float, float]:
     """The exact limits (95 %) of a share: Clopper & Pearson 1934, doi:10.1093/biomet/26.4.404.
 
@@ -170,7 +105,7 @@ def exact(share: Share) -> tuple[float, float]:
 
 
 def _answers(rule: Rule, answers: Answers, parts: Mapping[str, Any]) -> Check:
-    figures, cause = answers.to_dict(), _cause(parts)
+    figures, advice = answers.to_dict(), cause(parts)
     if answers.silent or not answers.pictures:
         return checked(rule, "not-run", reason=answers.silent or _NONE_LEFT, figures=figures)
     if answers.pixels is not None:
@@ -179,7 +114,7 @@ def _answers(rule: Rule, answers: Answers, parts: Mapping[str, Any]) -> Check:
             reason = "A is sure of no place, and finds nothing"
             return checked(rule, "not-run", figures=figures, reason=reason)
         told = answers.pixels.verdict(MARGIN)
-        findings = found(rule, agreed[2], "", told, cause or "begin with the layers that the report names")
+        findings = found(rule, agreed[2], "", told, advice or "begin with the layers that the report names")
         return checked(rule, findings=findings, figure=agreed[2], figures=figures)
     if answers.reason:
         return checked(rule, "not-applicable", reason=answers.reason, figures=figures)
@@ -197,7 +132,7 @@ def _answers(rule: Rule, answers: Answers, parts: Mapping[str, Any]) -> Check:
     findings = found(
         rule, upper, "",
         f"Where A is sure of its answer, B gives the same in {share}.",
-        cause or "begin with the layers that the report names; the pictures are in flips.csv",
+        advice or "begin with the layers that the report names; the pictures are in flips.csv",
         evidence,
     )  # fmt: skip
     return checked(
@@ -216,7 +151,7 @@ def _runtime(rule: Rule, moved: Likeness | None, parts: Mapping[str, Any]) -> Ch
         "run it without: SessionOptions.graph_optimization_level, or session.disable_quant_qdq=1 where quantisers are "
         "moved; quantise weights too, if they are float",
     )  # fmt: skip
-    if _cut(parts):
+    if rewritten(parts) and parts["why"].saturates:
         # The file is as it should be, and another processor computes it: a word to who deploys it on one like this.
         sentence = f"This processor, which has no VNNI, cuts B's sums: {moved.sqnr:.1f} dB against the file"
         findings = [
@@ -251,8 +186,7 @@ def _drift(rule: Rule, drift: Drift, parts: Mapping[str, Any]) -> Check:
             rule, lower, name,
             f"{name}: for {one.drifted} the map of B lies further from A's than noise of 1 grey level moves it; "
             f"correlation {one.r or 0:.2f}, A's own under noise {one.own or 0:.2f}.",
-            CUT_SUMS if _cut(parts)
-            else "see whether B's answers rest on other places: the worst pictures stand side by side",
+            cut(parts) or "see whether B's answers rest on other places: the worst pictures stand side by side",
             [Evidence("The worst pictures, A's map and B's.", sheet)] if sheet is not None else [],
         )  # fmt: skip
     return checked(rule, findings=findings, figure=lowest, figures=figures)
@@ -301,7 +235,7 @@ def _layer(rule: Rule, local: Local, parts: Mapping[str, Any]) -> Check:
         why, severity = parts.get("why"), rule.severity
         of_a = "split" in parts and parts["split"].of_a
         mend = _MEND + (advice.way_out if advice and not of_a and (not few or math.isinf(worst.e)) else "")
-        if why is not None and why.saturates and any(one.dynamic for one in why.layers):
+        if why is not None and why.measured_cut:
             # Integers are multiplied as the file has it, and it is this processor that cuts their sums.
             severity, mend = "low", CUT_SUMS
         if worst.unlike:

@@ -27,7 +27,7 @@ from onnxviz.progress import Progress, silent
 #: Layers that are healed in B, the worst first.
 HEALED: Final = 5
 # Further apart than this, what the layers do by themselves does not add up to what B does.
-_APART_DB: Final = 6.0
+APART_DB: Final = 6.0
 # Alone so many times what B does as a whole, which is not much, and healing it gains no more: others take it back.
 _TAKEN_BACK: Final = 2.0
 _MUCH: Final = 0.25
@@ -107,7 +107,7 @@ class Local:
     def apart(self) -> bool:
         """Whether layers work on each other: measured and predicted are more than 6 dB apart, and worth a word."""
         measured, predicted = self.measured, self.predicted
-        return min(measured, predicted) < decibels(STILL) and not abs(measured - predicted) <= _APART_DB
+        return min(measured, predicted) < decibels(STILL) and not abs(measured - predicted) <= APART_DB
 
     def columns(self) -> dict[str, list[Any]]:
         """A row a layer, in A's order."""
@@ -268,7 +268,7 @@ class Split:
 
     def short_of(self, whole: Local | None) -> bool:
         """Whether B loses so much more than its parts do by themselves that they do not explain it."""
-        return whole is not None and self.db - whole.measured > _APART_DB
+        return whole is not None and self.db - whole.measured > APART_DB
 
     def __str__(self) -> str:
         return ", ".join(f"{name} {share:.0%}" for name, share in self.shares.items())

@@ -25,8 +25,9 @@ from onnxviz.auditing.report.page import (
     heat,
 )
 from onnxviz.comparing import local
+from onnxviz.comparing.cause import CUT_SUMS, explained, noise
 from onnxviz.comparing.drift import Flip
-from onnxviz.comparing.judge import MARGIN, missing, mostly, verdict
+from onnxviz.comparing.judge import MARGIN, missing, verdict
 from onnxviz.comparing.result import PARTS, Compared, differing, quantised, written
 from onnxviz.files import json_bytes, png_bytes
 from onnxviz.text import amount, file_name, printable
@@ -166,9 +167,8 @@ def _numbers(found: Compared) -> Iterator[Number]:
         if np.isfinite(effects.predicted):
             note += f"; {effects.predicted:.1f} dB predicted from single layers{apart}"
         yield Number(f"{effects.measured:.1f} dB", "signal to noise at the answers", note)
-    if split is not None and split.cause is not None and not split.short_of(effects):
-        share = f"{split.shares[split.cause]:.0%}"
-        yield Number(share, f"of the noise comes from {split.cause}", str(split))
+    if split is not None and split.cause is not None and explained(found):
+        yield Number(f"{split.shares[split.cause]:.0%}", f"of the noise comes from {split.cause}", str(split))
 
 
 # --- sections -----------------------------------------------------------------------------------
@@ -244,9 +244,9 @@ def _split(found: Compared) -> Section | None:
         "rounding": "what they round",
     }
     parts = [Part(name, share, notes[name]) for name, share in found.split.shares.items()]
-    told = upper(mostly(found.split, found.why, found.effects))
+    told = " ".join(f"{upper(text)}." for text in noise(found))
     lead = "Noise power at the answers, by what makes it."
-    return Section("What makes the noise", [Split(parts, f"{told}.")], lead)
+    return Section("What makes the noise", [Split(parts, told)], lead)
 
 
 def _answers(found: Compared) -> Section | None:
@@ -366,7 +366,7 @@ def lines(found: Compared, accepted: Mapping[str, str] | None = None) -> list[st
         )
     told.append(("layers", layers))
     if found.split is not None and found.split.cause is not None:
-        told.append(("noise from", [str(found.split), mostly(found.split, found.why, found.effects)]))
+        told.append(("noise from", [str(found.split), *noise(found)]))
     todo = list(advice(found))
     chosen = _best(found)
     if chosen is not None:
@@ -440,8 +440,8 @@ def advice(found: Compared) -> Iterator[str]:
         named = [] if "" in where else list(where)  # of the whole file: no place matters
         more = f" and {amount(len(named) - FIRST, 'more layer')}" if len(named) > FIRST else ""
         yield f"{text} ({', '.join(named[:FIRST])}{more})" if named else text
-    if found.why is not None:
-        yield from (text for text in found.why.sentences() if not any(text in said for said in places))
+    if found.why is not None and found.why.saturates and not any(CUT_SUMS in said for said in places):
+        yield CUT_SUMS
 
 
 def upper(text: str) -> str:

@@ -28,6 +28,7 @@ from onnxviz.comparing.local import Advice, Exclusion, Local, LocalEffect, Split
 from onnxviz.comparing.match import Matching, Pair
 from onnxviz.comparing.noise import Noise
 from onnxviz.comparing.rules import FLOAT32
+from onnxviz.comparing.stored import Codes
 from onnxviz.comparing.weights import WeightFigures
 from onnxviz.comparing.why import LayerFigures, Why
 from onnxviz.errors import UsageError, near
@@ -202,7 +203,7 @@ def _rounding(one: LayerFigures, effect: LocalEffect, weights: Sequence[WeightFi
 
 def quantised(found: Compared) -> bool:
     """Whether B holds anything as integers."""
-    return found.why is None or bool(found.why.activations or found.why.weights)
+    return found.why is None or bool(found.why.b.activations or found.why.b.weights)
 
 
 def differing(why: Why | None, most: int) -> list[str]:
@@ -220,7 +221,19 @@ _SCHEMA: Final = "onnxviz.parts/1"
 _KINDS: Final = {
     kind.__name__: kind
     for kind in (
-        *(Advice, Answers, Detections, Exclusion, LayerFigures, Likeness, Local, LocalEffect, Noise, Pair),
+        *(
+            Advice,
+            Answers,
+            Codes,
+            Detections,
+            Exclusion,
+            LayerFigures,
+            Likeness,
+            Local,
+            LocalEffect,
+            Noise,
+            Pair,
+        ),
         *(Pixels, Share, Skipped, Split, Truth, WeightFigures, Why),
     )
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -73,6 +73,34 @@ class Reads:
     def name(self) -> str:
         """The node's name."""
         return self.node.name or ""
+
+
+def frequent(codes: Iterable[str | None]) -> tuple[str, ...]:
+    """Types of codes, the most frequent first."""
+    known = [one for one in codes if one is not None]
+    return tuple(sorted(set(known), key=lambda one: -known.count(one)))
+
+
+@dataclass(frozen=True)
+class Codes:
+    """What one file multiplies.
+
+    activations, weights   the types of their codes, the most frequent first
+    reduce_range           whether all its 8-bit weights keep to 7 bits
+    written                whether the products are written as integers (QOperator): in QDQ files ONNX Runtime makes
+                           uint8 of int8 activations on x86, and computes with these
+    """
+
+    activations: tuple[str, ...] = ()
+    weights: tuple[str, ...] = ()
+    reduce_range: bool = False
+    written: bool = False
+
+    @property
+    def overflow(self) -> bool:
+        """Whether sums of two products may be more than 16 bits hold, as ONNX Runtime multiplies on x86."""
+        held = {"uint8"} if self.written else {"uint8", "int8"}
+        return bool(held & {*self.activations}) and "int8" in self.weights and not self.reduce_range
 
 
 class Stored:

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from onnxviz.auditing.statistics import Likeness
 from onnxviz.comparing.kernels import WEIGHT_BYTES
 from onnxviz.comparing.match import Matching
-from onnxviz.comparing.stored import Reads, Stored, int32_codes, keeps_to_seven
+from onnxviz.comparing.stored import Codes, Reads, Stored, frequent, int32_codes, keeps_to_seven
 from onnxviz.comparing.values import portions, size
 from onnxviz.graph.analysis.dataflow import dependent
 from onnxviz.graph.quantisers import Quantiser
@@ -120,9 +120,9 @@ def weight_figures(
     x: np.ndarray,
     xb: np.ndarray,
     alike: Collection[str] = (),
-) -> tuple[list[tuple[str, WeightFigures]], bool]:
+) -> tuple[list[tuple[str, WeightFigures]], tuple[Codes, Codes]]:
     """The figures of each weight layer that was matched by its weights, with the first matched value of A that depends
-    on it ('' for none), in A's order; and whether all 8-bit weights of B keep to 7 bits.
+    on it ('' for none), in A's order; and of A and of B the codes of these.
 
     x, xb   a picture as the input of A and of B; weights that are computed in the graph do not depend on it
     alike   matched values of A that B has much the same of: layers between two of them may be equalised
@@ -133,7 +133,14 @@ def weight_figures(
         reads, twin_reads = one.nodes.get(name), other.nodes.get(twin)
         if reads is not None and twin_reads is not None:
             chosen.append((reads, twin_reads))
-    narrow = keeps_to_seven([reads for _, reads in chosen])
+    held = [
+        Codes(
+            weights=frequent(one.quantiser.codes for one in side if one.quantiser),
+            reduce_range=keeps_to_seven(side),
+        )
+        for side in ([reads for reads, _ in chosen], [reads for _, reads in chosen])
+    ]
+    narrow = held[1].reduce_range
     names = [reads.name for reads, _ in chosen]
     made = [reads.node.outputs[0] for reads, _ in chosen]
     depends = _first_values(matching, made, [pair.a for pair in matching.pairs])
@@ -162,7 +169,8 @@ def weight_figures(
                 equalised = _equalised(one, other, row, narrow)
                 figures = {name: equalised.get(name, one_of) for name, one_of in figures.items()}
             found |= {name: one_of for name, one_of in figures.items() if one_of is not None}
-    return [(value, found[name]) for value, name in zip(depends, names, strict=True) if name in found], narrow
+    told = [(value, found[name]) for value, name in zip(depends, names, strict=True) if name in found]
+    return told, (held[0], held[1])
 
 
 def _first_values(matching: Matching, made: Sequence[ir.Value], among: Collection[str]) -> list[str]:

@@ -18,13 +18,13 @@ from onnxviz.auditing.statistics import Likeness
 from onnxviz.comparing.match import Matching, Pair
 from onnxviz.comparing.rules import CLIPPED, CLIPPED_BY
 from onnxviz.comparing.sides import may_bound
-from onnxviz.comparing.stored import Held, held_as
+from onnxviz.comparing.stored import Codes, Held, frequent, held_as
 from onnxviz.comparing.values import Ends, gains, portions, size, used, values, widest
 from onnxviz.comparing.weights import WeightFigures, weight_figures
 from onnxviz.errors import UsageError
 from onnxviz.graph.analysis.dataflow import by_name
 from onnxviz.graph.operators import computes
-from onnxviz.graph.quantisers import Quantiser, behind
+from onnxviz.graph.quantisers import Quantiser, behind, written_as_integers
 from onnxviz.graph.seams import Seam
 from onnxviz.network import Network
 from onnxviz.progress import Progress, silent
@@ -131,13 +131,6 @@ class LayerFigures:
         return told + [f"{name}: {text}" for one in self.weights for text in one.sentences()]
 
 
-#: What to do where `Why.saturates`.
-CUT_SUMS: Final = (
-    "weights of 8 bits times activations of uint8: on this processor, which has no VNNI, sums of two products are cut "
-    "at 16 bits; quantise with reduce_range=True, or with activations of int8"
-)
-
-
 @dataclass(frozen=True)
 class Why:
     """The figures of all layers.
@@ -145,17 +138,15 @@ class Why:
     layers         in A's topological order
     unplaced       weights of layers that no matched value depends on
     pictures       how many were compared
-    activations, weights   the types of B's codes, the most frequent first
-    reduce_range   whether all of B's 8-bit weights keep to 7 bits
+    a, b           the codes of A and of B
     machine        what of this machine's processor matters to sums of codes
     """
 
     layers: tuple[LayerFigures, ...]
     unplaced: tuple[WeightFigures, ...] = ()
     pictures: int = 0
-    activations: tuple[str, ...] = ()
-    weights: tuple[str, ...] = ()
-    reduce_range: bool = False
+    a: Codes = field(default_factory=Codes)
+    b: Codes = field(default_factory=Codes)
     machine: dict[str, Any] = field(default_factory=dict)
 
     def table(self) -> Columns:
@@ -174,21 +165,26 @@ class Why:
         """What holds for all layers, as plain values."""
         return {
             "pictures": self.pictures,
-            "activations": list(self.activations),
-            "weights": list(self.weights),
-            "reduce_range": self.reduce_range,
+            "activations": list(self.b.activations),
+            "weights": list(self.b.weights),
+            "reduce_range": self.b.reduce_range,
             "machine": self.machine,
         }
 
     @property
     def saturates(self) -> bool:
-        """Whether this processor adds up what the file multiplies in 16 bits, and cuts what is more."""
-        mixed = "uint8" in self.activations and "int8" in self.weights and not self.reduce_range
-        return mixed and self.machine.get("vnni") is False
+        """Whether this processor adds up what B multiplies in 16 bits, and cuts what is more."""
+        return self.b.overflow and self.machine.get("vnni") is False
 
-    def sentences(self) -> list[str]:
-        """What stands out in the file as a whole."""
-        return [CUT_SUMS] if self.saturates else []
+    @property
+    def a_saturates(self) -> bool:
+        """The same of A."""
+        return self.a.overflow and self.machine.get("vnni") is False
+
+    @property
+    def measured_cut(self) -> bool:
+        """Whether it does so where layers are measured, too: all but integers of measured ranges are real there."""
+        return self.saturates and any(one.dynamic for one in self.layers)
 
 
 def _row(one: LayerFigures) -> dict[str, Any]:
@@ -273,7 +269,13 @@ def why(
         listed = [(one.figures(), one.of_b) for one in sums]
         figures += _in_b_units(listed, (a, b), matching, (x, other))
     alike = {one.pair.a for one in figures if (one.cosine or 0.0) >= _ALIKE}
-    found, reduce_range = weight_figures(a, b, matching, x[:1], other[:1], alike)
+    found, codes = weight_figures(a, b, matching, x[:1], other[:1], alike)
+    theirs = [one.codes for one in figures]
+    named = by_name(matching.a.graph)
+    ours = [
+        own and own.quantiser.codes
+        for own in map(held_as, filter(None, (named.get(pair.a) for pair in pairs)))
+    ]
     lost = _lost(matching)
     figures = [
         replace(
@@ -287,9 +289,8 @@ def why(
         tuple(figures),
         tuple(w for layer, w in found if layer not in {one.pair.a for one in figures} and layers is None),
         len(x),
-        _frequent([one.codes for one in figures]),
-        _frequent([w.codes for _, w in found]),
-        reduce_range,
+        replace(codes[0], activations=frequent(ours), written=written_as_integers(a.model)),
+        replace(codes[1], activations=frequent(theirs), written=written_as_integers(b.model)),
         machine(),
     )
 
@@ -318,11 +319,6 @@ def _unrectified(one: LayerFigures, called: str | None) -> tuple[str, int] | Non
     if called is None or one.a_low is None or one.a_high is None or one.a_low >= 0:
         return None
     return called, round(min(-one.a_low / max(one.a_high / 255, 1e-30), 1e6))
-
-
-def _frequent(codes: Sequence[str | None]) -> tuple[str, ...]:
-    known = [one for one in codes if one is not None]
-    return tuple(sorted(set(known), key=lambda one: -known.count(one)))
 
 
 # --- one value ------------------------------------------------------------------------------------

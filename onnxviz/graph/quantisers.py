@@ -269,13 +269,18 @@ def quantisation(model: ir.Model, input: str | None = None) -> Quantisation | No
     held = tuple(one for node in copy.graph for one in _held(node, moved))
     held += tuple(one for node in model.graph for one in _bias(node))
     static = any(one.kind == "activation" and one.quantiser.scale is not None for one in held)
-    written = any(map(_is_qoperator, model.graph))
+    written = written_as_integers(model)
     forms = {
         "QDQ": static and not written,
         "QOperator": written,
         "dynamic": any(node.op_type in _MEASURING for node in model.graph),
     }
     return Quantisation(", ".join(name for name, found in forms.items() if found) or "weights only", held)
+
+
+def written_as_integers(model: ir.Model) -> bool:
+    """Whether any products of integers are operators of their own (QOperator), not real ones between quantisers."""
+    return any(map(_is_qoperator, model.graph))
 
 
 def _is_qoperator(node: ir.Node) -> bool:

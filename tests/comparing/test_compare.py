@@ -23,7 +23,8 @@ from onnxviz.auditing.finding import SEVERITIES, Finding
 from onnxviz.auditing.report.html import render
 from onnxviz.auditing.statistics import Likeness, Share
 from onnxviz.comparing import compare as comparing
-from onnxviz.comparing.judge import judged, missing, source
+from onnxviz.comparing.cause import source
+from onnxviz.comparing.judge import judged, missing
 from onnxviz.comparing.local import Advice, Exclusion
 from onnxviz.comparing.match import Pair
 from onnxviz.comparing.page import advice, page

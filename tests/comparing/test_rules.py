@@ -7,11 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxviz.auditing.statistics import Share
+from onnxviz.auditing.statistics import Likeness, Share
+from onnxviz.comparing.answers import Answers
+from onnxviz.comparing.cause import explained
+from onnxviz.comparing.cause import noise as noise_of
 from onnxviz.comparing.judge import exact, judged, needed
-from onnxviz.comparing.local import Local, LocalEffect, robust_z
+from onnxviz.comparing.local import Local, LocalEffect, Split, robust_z
 from onnxviz.comparing.match import Pair
+from onnxviz.comparing.result import Compared
 from onnxviz.comparing.rules import RULES, found
+from onnxviz.comparing.stored import Codes
 from onnxviz.comparing.why import LayerFigures, Why
 
 PAIR = Pair("x", "x", "x", "Conv", "values", 1.0)
@@ -108,13 +113,86 @@ def test_a_layer_that_does_nearly_all_is_found_whatever_its_z(worst, others, sta
 def test_sums_that_the_processor_cuts_are_no_fault_of_a_layer(vnni, severity):
     """A dynamic file multiplies integers, which a processor without VNNI cuts."""
     layer = LayerFigures(PAIR, 20.0, 0.99, 0.0, 1.0, codes="uint8", dynamic=True)
-    held = Why((layer,), activations=("uint8",), weights=("int8",), machine={"vnni": vnni})
+    held = Why((layer,), b=Codes(("uint8",), ("int8",)), machine={"vnni": vnni})
     effects = Local((LocalEffect("x", "x", "x", 0.25, 1.0),), 0.25, 4)
     check = next(
         one for one in judged({"local": effects, "why": held}, {}, True) if one.id == "compare.layer"
     )
     assert [one.severity for one in check.findings] == [severity]
     assert ("reduce_range" in check.findings[0].advice) is not vnni
+
+
+@pytest.mark.parametrize(
+    ("codes", "overflow"),
+    [
+        (Codes(("uint8",), ("int8",)), True),
+        (Codes(("int8",), ("int8",)), True),  # a QDQ file, of which ONNX Runtime makes uint8
+        (Codes(("uint16", "int8"), ("int8",)), True),
+        (Codes(("int8",), ("int8",), written=True), False),
+        (Codes(("uint8",), ("int8",), written=True), True),
+        (Codes(("int8",), ("int8",), reduce_range=True), False),
+        (Codes(("int8",), ("uint8",)), False),
+        (Codes(("uint16",), ("int8",)), False),
+        (Codes((), ("int8",)), False),
+        (Codes(("uint8",)), False),  # float weights
+    ],
+)
+def test_which_codes_overflow_in_16_bits(codes, overflow):
+    assert codes.overflow is overflow
+    for vnni in (True, False, None):
+        held = Why((), a=codes, b=codes, machine={"vnni": vnni})
+        assert (held.saturates, held.a_saturates) == (overflow and vnni is False,) * 2
+
+
+INT8, FLOAT = Codes(("int8",), ("int8",)), Codes()
+UINT8 = Codes(("uint8",), ("int8",), written=True)
+
+
+@pytest.mark.parametrize(
+    ("codes", "vnni", "severity"),
+    [(INT8, False, "low"), (INT8, True, "high"), (Codes(("int8",)), False, "high"), (UINT8, False, "low")],
+)
+def test_what_is_rewritten_is_a_fault_but_where_the_processor_cuts_sums(codes, vnni, severity):
+    parts = {"why": Why((), b=codes, machine={"vnni": vnni}), "runtime": Likeness(signal=1.0, noise=0.2)}
+    (one,) = next(one for one in judged(parts, {}, True) if one.id == "compare.runtime").findings
+    assert one.severity == severity and ("reduce_range" in one.advice) is (severity == "low")
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "vnni", "noise", "told"),
+    [
+        (FLOAT, UINT8, False, 0.05, "weights of 8 bits"),
+        (FLOAT, INT8, False, 0.05, "weights of 8 bits"),
+        (INT8, FLOAT, False, 0.05, "A's weights of 8 bits"),
+        (INT8, UINT8, False, 0.05, "weights of 8 bits"),
+        (FLOAT, UINT8, True, 0.05, ""),
+        (FLOAT, UINT8, None, 0.05, ""),
+        (FLOAT, FLOAT, False, 0.05, ""),
+        (FLOAT, UINT8, False, 2e-4, ""),  # as the layers have it
+        (FLOAT, UINT8, False, 1e-6, ""),  # less than they have
+    ],
+)
+def test_answers_that_lose_more_than_layers_do_are_the_doing_of_the_processor(a, b, vnni, noise, told):
+    """Where B is cut with optimisations and without, or A is, `compare.runtime` sees nothing."""
+    effects = Local((LocalEffect("x", "x", "x", 0.01, 1.0),), 0.01, 4)
+    answers = Answers(4, agreement={0.1: Share(10, 40)}, likeness={"logits": Likeness(1.0, noise=noise)})
+    held = Why((), a=a, b=b, machine={"vnni": vnni})
+    parts = {"answers": answers, "local": effects, "why": held, "split": Split(0.008, 0.006, 0.0, 4)}
+    parts["runtime"] = Likeness(1.0)
+    (one,) = next(one for one in judged(parts, {}, True) if one.id == "compare.answers").findings
+    assert one.advice.startswith(told or "64% of the noise comes from the weights")
+    assert ("of the noise" in one.advice) is not bool(told)
+    found = Compared(
+        np.zeros(1), {}, checks=(), answers=answers, effects=effects, why=held, split=parts["split"]
+    )
+    first, *more = noise_of(found)
+    if told:
+        whose = " and ".join(name for name, codes in (("A", a), ("B", b)) if codes != FLOAT)
+        assert first.endswith(f"cuts the sums of {whose}")
+        assert not more and not explained(found) and "has 40 dB there; the answers have 13" in first
+    else:
+        assert first.startswith("mostly the weights") and explained(found)
+        assert len(more) == (noise != 2e-4) and "other" in "".join(more or ["other"])
 
 
 def ranged(shares: list[float], held: float = 1.0) -> Why:

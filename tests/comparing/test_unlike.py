@@ -14,8 +14,8 @@ import quantise  # tools/ is on the path: tests/comparing/conftest.py
 from onnx import helper, numpy_helper
 
 import onnxviz
+from onnxviz.comparing.cause import mostly, source
 from onnxviz.comparing.hybrids import Hybrids
-from onnxviz.comparing.judge import mostly, source
 from onnxviz.comparing.local import split
 from onnxviz.comparing.match import match
 from onnxviz.graph.seams import setting
