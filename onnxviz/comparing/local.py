@@ -48,8 +48,8 @@ class LocalEffect:
     halves   the narrower type that B computes with: 'float16'
     a_codes  how A holds as integers what B does not: 'uint8 per tensor'
     nodes    names of A's operators up to this layer
-    taken_back  whether it does much more alone than B as a whole, and healing it gains nothing: other layers take
-                that back, so that it is no damage and has no share
+    taken_back  whether it does much more alone than all of B, and healing it gains nothing: it has no share then
+    numbers  constants that B has otherwise, of a norm or PRelu
     """
 
     layer: str
@@ -64,6 +64,7 @@ class LocalEffect:
     a_codes: str = ""
     nodes: tuple[str, ...] = ()
     taken_back: bool = False
+    numbers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -133,8 +134,7 @@ def local(hybrids: Hybrids, *, heal: int = HEALED, progress: Progress = silent) 
     heal     how many layers are healed in B
     raises   NotFinite where no picture is left; what compiling and running raise
     """
-    graft = hybrids.graft
-    names = graft.layers
+    graft, names = hybrids.graft, hybrids.graft.layers
     moved, whole = _moved(hybrids, names, progress)
     # What alone does much more than all together do is taken back elsewhere: it, or what it reads, is in other units.
     odd = _odd(moved)
@@ -147,9 +147,8 @@ def local(hybrids: Hybrids, *, heal: int = HEALED, progress: Progress = silent) 
     variants = [graft.heal(names[place]) for place in tried]
     healed = hybrids.distances(variants, progress=progress, what="healing").moved
     cured = dict(zip(tried, map(decibels, _means(healed, sound)), strict=True))
-    least = decibels(float(moved[0])) + _HEALS_DB
-    sure = [place for place in odd if moved[0] <= _MUCH and effects[place] < math.inf]
-    back = [place for place in sure if cured.get(place, math.inf) < least]
+    least = decibels(float(moved[0])) + _HEALS_DB if moved[0] <= _MUCH else -math.inf
+    back = [place for place in odd if cured.get(place, math.inf) < least and effects[place] < math.inf]
     shares, scores = _shares(np.where(np.isin(range(len(names)), back), 0.0, effects)), robust_z(effects)
     found = []
     for place, name in enumerate(names):
@@ -167,6 +166,7 @@ def local(hybrids: Hybrids, *, heal: int = HEALED, progress: Progress = silent) 
                 graft.codes_of_a(name),
                 tuple(node.name or "" for node in graft.nodes(name)),
                 place in back,
+                graft.unlike(name).numbers,
             )
         )
     left_out = int(np.isnan(whole).sum()), int(np.isinf(whole).sum())

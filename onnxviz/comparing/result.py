@@ -181,6 +181,10 @@ def reason(
     told += [text for figures in of if figures not in one.weights for text in figures.sentences()]
     if effect.unlike and one.unrectified is None:
         told.insert(0, f"computed otherwise: {printable('; '.join(effect.unlike), 160)}")
+    if not any(figures.rescaled for figures in of):
+        # Of a norm behind a product its own numbers say more than the bias that these come to.
+        told = [text for text in told if not (effect.numbers and text.startswith("its bias differs"))]
+        told += effect.numbers
     return "; ".join(told or _rounding(one, effect, of) or ["computed otherwise"])
 
 

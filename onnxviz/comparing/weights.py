@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import onnx_ir as ir
@@ -32,6 +32,8 @@ _DEAD: Final = 1e-3
 _ROUNDS: Final = 60
 # Of the largest factor behind a layer so much may be the rounding of factors that are held as 8 bits, or of two.
 _ROUNDED: Final = 0.02
+# Decibels under which a bias differs: what is corrected for the mean that rounding shifts is less.
+_BIAS: Final = 20.0
 # Decibels under which weights that are no integers differ: rounding to half precision leaves 66.
 _REAL: Final = 40.0
 
@@ -57,6 +59,8 @@ class WeightFigures:
     overflow         biases that int32 does not hold in B's steps; None where B's bias is no int32
     rescaled         whether B's filters are A's times factors that the next layer takes back (equalisation): all other
                      figures are told behind these factors
+    bias             decibels of A's bias over what B's differs, with all that is added behind; None where it is not
+                     known, or differs by no more than B's steps
     """
 
     node_a: str
@@ -75,6 +79,7 @@ class WeightFigures:
     gain_middle: float | None = None
     overflow: int | None = None
     rescaled: bool = False
+    bias: float | None = None
 
     @property
     def short(self) -> float | None:
@@ -103,6 +108,8 @@ class WeightFigures:
             told.append(f"{self.constant} of {self.filters} filters became constant")
         if self.overflow:
             told.append(f"{self.overflow} biases do not fit into int32 in B's steps")
+        if self.bias is not None and self.bias < _BIAS and not self.rescaled:
+            told.append(f"its bias differs: {self.bias:.1f} dB")
         return told
 
 
@@ -322,6 +329,7 @@ def _figures(
         at,
         float(np.median(gains[alive])) if alive.any() else None,
         _overflow(one, other, reads, twin),
+        bias=_bias(one, other, reads, twin),
     )
 
 
@@ -365,6 +373,42 @@ def _overflow(one: Stored, other: Stored, reads: Reads, twin: Reads) -> int | No
         step = np.abs(np.divide(real.reshape(-1), codes, out=np.zeros(codes.size), where=filled))
         full |= filled & (step > 0) & (np.abs(ours.reshape(-1).astype(float)) > step * (_LAST + 1.0))
     return int(full.sum())
+
+
+def _bias(one: Stored, other: Stored, reads: Reads, twin: Reads) -> float | None:
+    """Decibels of A's bias over what B's differs, both with what is added behind; as they are, or behind the factors
+    of B's filters, whichever is nearer."""
+    forms = _forms(one, other, (reads, twin))
+    biases = [
+        np.zeros(1, np.float32) if layer.bias is None else side.array(layer.bias)
+        for side, layer in ((one, reads), (other, twin))
+    ]
+    if forms is None or any(bias is None or bias.size not in (1, len(forms[0])) for bias in biases):
+        return None
+    ends = [side.behind(layer, len(forms[0])) for side, layer in ((one, reads), (other, twin))]
+    ours, theirs = (
+        bias.reshape(-1) * factor + shift
+        for bias, (factor, shift) in zip(biases, ends, strict=True)
+        if bias is not None
+    )
+    norms = [
+        np.linalg.norm(form.reshape(len(form), -1), axis=1) * np.abs(factor)
+        for form, (factor, _) in zip(forms, ends, strict=True)
+    ]
+    codes = None if twin.bias is None else int32_codes(twin.bias)
+    step: Any = 0.0
+    if codes is not None and biases[1] is not None and codes.size == biases[1].size:
+        real = biases[1].reshape(-1)
+        step = np.abs(np.divide(real, codes, out=np.zeros(codes.size), where=codes != 0) * ends[1][0])
+    found = []
+    for gain in (np.ones(len(ours)), _ratio(norms[1], norms[0])):
+        apart = theirs - gain * ours
+        apart[np.abs(apart) <= step] = 0
+        signal, noise = float(np.linalg.norm(gain * ours)), float(np.linalg.norm(apart))
+        if not noise:
+            return None
+        found.append(20 * math.log10(signal / noise) if signal > 0 and np.isfinite(noise) else math.inf)
+    return max(found) if max(found) < math.inf else None
 
 
 def _bias_as_held(one: Stored, other: Stored, reads: Reads, twin: Reads, count: int) -> np.ndarray | None:

@@ -158,6 +158,24 @@ def _numbers(value: ir.Value | None, kind: type) -> np.ndarray | None:
     return None if tensor is None else tensor.numpy().reshape(-1).astype(kind)
 
 
+def numbers_of(value: ir.Value | None) -> np.ndarray | None:
+    """The numbers of a constant, that of codes as well."""
+    node = None if value is None else value.producer()
+    codes = constant(value if node is None or node.op_type != "DequantizeLinear" else node.inputs[0])
+    if codes is None:
+        return None
+    array = codes.numpy()
+    own = of_node(node) if node is not None else None
+    if own is None:
+        return array.astype(float).ravel() if array.dtype.kind == "f" else None
+    if own.scale is None or own.zero is None or own.block:
+        return None
+    form = [-1 if own.axis is not None and axis == own.axis % array.ndim else 1 for axis in range(array.ndim)]
+    scale, zero = (each.reshape(form if each.size > 1 else -1) for each in (own.scale, own.zero))
+    real: np.ndarray = (array.astype(float) - zero) * scale
+    return real.ravel()
+
+
 def of_input(model: ir.Model, name: str) -> Quantiser | None:
     """What the whole numbers of an input mean to the file, by whatever reads them, moved or not: DequantizeLinear,
     QLinearConv and their like; None where nothing says so, or not all alike by one scale."""

@@ -22,12 +22,14 @@ from onnxviz.graph.operators import (
     computing,
     operator,
 )
-from onnxviz.graph.quantisers import of_node
+from onnxviz.graph.quantisers import numbers_of, of_node
 from onnxviz.graph.seams import Cut, Side, between, same, schema, setting
 
 _SMALL: Final = 8  # numbers that are told one by one
 _ALIKE: Final = 1e-3  # of a number that is written with fewer digits, or in half precision
 _STEPS: Final = 1.5  # of a quantiser under 0, up to which it does a rectifier's work
+_FAR: Final = 0.1  # of the size of constants: rounding to 8 bits moves them by less
+_PLAIN: Final = {"B": "bias", "input_mean": "mean", "input_var": "variance"}
 _FACTORS: Final = computing("add subtract multiply divide")
 # Whose inputs may stand in any order.
 _COMMUTE: Final = computing("add multiply maximum minimum total mean")
@@ -60,12 +62,14 @@ class Unlike:
     twins     by B's operator, A's that does there what A does; None where they cannot be laid on each other
     laid      by B's value, operators of A that B lacks behind it
     weights   whether, where they cannot, both files have the same weights there
+    numbers   constants that are no weights of a product, and differ by more than rounding: of a norm, of PRelu
     """
 
     told: tuple[str, ...] = ()
     twins: Mapping[ir.Node, Twin] | None = None
     laid: Mapping[ir.Value, Sequence[ir.Node]] = field(default_factory=dict)
     weights: bool = False
+    numbers: tuple[str, ...] = ()
 
 
 def unlike(a: Side, b: Side, cut: Cut) -> Unlike:
@@ -104,8 +108,9 @@ def unlike(a: Side, b: Side, cut: Cut) -> Unlike:
             told.append(f"the inputs of {one.op_type} stand in another order{where}")
         if other or differing or order is not None:
             twins[two] = _twin(one, two, order, own, theirs, other)
+    numbers = () if turned else tuple(text for pair in pairs for text in _numbers(*pair))
     if not told:
-        return Unlike()
+        return Unlike(numbers=numbers)
     told = list(dict.fromkeys(told))
     laid: dict[ir.Value, list[ir.Node]] = {}
     for node in missing:
@@ -117,8 +122,9 @@ def unlike(a: Side, b: Side, cut: Cut) -> Unlike:
     aligned = all(map(own.bends, missing)) and all(map(theirs.bends, besides))
     aligned &= sum(map(len, laid.values())) == len(missing) and None not in twins.values()
     if not aligned or turned or cut.x.dtype != cut.y.dtype:
-        return Unlike(tuple(told), None, weights=_same_weights(*nodes))
-    return Unlike(tuple(told), {node: twin for node, twin in twins.items() if twin is not None}, laid)
+        return Unlike(tuple(told), None, weights=_same_weights(*nodes), numbers=numbers)
+    kept = {node: twin for node, twin in twins.items() if twin is not None}
+    return Unlike(tuple(told), kept, laid, numbers=numbers)
 
 
 def halves(b: Side, cut: Cut) -> str:
@@ -340,6 +346,22 @@ def _constants(one: ir.Node, two: ir.Node) -> Iterator[tuple[int, tuple[Any, Any
         x, y = map(constant, pair)
         if x is not None and y is not None and x.size <= _SMALL and y.size <= _SMALL:
             yield place, (x, y)
+
+
+def _numbers(one: ir.Node, two: ir.Node) -> Iterator[str]:
+    """Constants of one operator, a number for each channel, that B has otherwise."""
+    known = schema(one)
+    if known is None or one.op_type != two.op_type or one.op_type in WEIGHTED | INTEGER_SUMS:
+        return
+    for place, (first, second) in enumerate(zip(one.inputs, two.inputs, strict=False)):
+        x, y = numbers_of(first), numbers_of(second)
+        if x is None or y is None or x.size != y.size or not x.size:
+            continue
+        apart, signal = (float(np.linalg.norm(each)) for each in (x - y, x))
+        if apart > _FAR * signal:
+            name = known.inputs[min(place, len(known.inputs) - 1)].name
+            decibels = f": {20 * np.log10(signal / apart):.1f} dB" if signal else ""
+            yield f"{_PLAIN.get(name, name)} of {one.op_type} differs{decibels}"
 
 
 def _differ(x: Any, y: Any) -> bool:

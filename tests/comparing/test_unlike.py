@@ -20,7 +20,7 @@ from onnxviz.comparing.local import split
 from onnxviz.comparing.match import match
 from onnxviz.graph.seams import setting
 from tests.comparing import small, variants
-from tests.networks import fp16
+from tests.networks import edited, fp16
 
 PARTS = ("weights", "activations", "clipping")
 BEFORE = "in the place of"
@@ -200,6 +200,48 @@ def test_weights_that_are_no_integers_are_told(files):
     found = compared(model, variants.pruned(model, 0.1))
     assert "its weights differ" in reason(found) and "otherwise" not in reason(found)
     assert found.split.cause == "weights" and found.split.shares["operators"] == 0
+
+
+@pytest.mark.parametrize(
+    ("tensor", "change", "told"),
+    [
+        ("stem.bias", lambda a: a + 1, r"its bias differs: -\d+\.\d dB"),
+        ("block1.norm1.mean", lambda a: a + 1, r"mean of BatchNormalization differs: -\d+\.\d dB"),
+        ("block1.norm1.scale", lambda a: a * 1.5, r"scale of BatchNormalization differs: 6\.0 dB"),
+    ],
+)
+def test_constants_that_are_no_weights_are_told(files, tensor, change, told):
+    found = compared(files.small("resnet"), edited(files.small("resnet"), **{tensor: change}))
+    assert re.fullmatch(told, reason(found))
+
+
+def sloped() -> onnx.ModelProto:
+    """A PRelu of one slope a channel between two convolutions."""
+    m = small.Named()
+    x = m.layer("prelu", "PRelu", m.conv("stem", "image", 16, 3, 3, 2), m.random(16, 1, 1, name="slope"))
+    x = m.layer("features", "Flatten", m.layer("gap", "GlobalAveragePool", m.conv("head", x, 16, 16)))
+    return m.model({"image": ("N", 3, small.SIZE, small.SIZE)}, {m.linear("logits", x, 10, 16): ("N", 10)})
+
+
+@pytest.mark.parametrize(
+    ("tensor", "change", "told"),
+    [
+        ("slope", lambda a: a * 3, "slope of PRelu differs: -6.0 dB"),
+        ("stem.bias_quantized", lambda a: a * -3, "its bias differs: -12.0 dB"),
+        ("stem.bias_quantized", lambda a: a + (1 << 20), "its bias differs: -"),
+        ("stem.bias_quantized", lambda a: a + 1, "rounding to uint8"),
+    ],
+)
+def test_constants_of_a_quantised_file_are_told(tensor, change, told):
+    """What a code more or less does is rounding."""
+    model = sloped()
+    b = quantise.quantise(model, quantise.Scheme("QDQ"), quantise.calibrate(model, small.pictures()))
+    names = [one.name for one in b.graph.initializer]
+    if tensor not in names:  # held as codes: its scale says the same
+        tensor = next(name for name in names if name.startswith(tensor) and name.endswith("scale"))
+    found = compared(model, edited(b, **{tensor: change}))
+    layer = "stem" if "stem" in found.effects.columns()["layer"] and "bias" in tensor else "prelu"
+    assert told in reason(found, layer)
 
 
 def node(op: str, **attributes):
