@@ -161,7 +161,7 @@ def _numbers(value: ir.Value | None, kind: type) -> np.ndarray | None:
 def numbers_of(value: ir.Value | None) -> np.ndarray | None:
     """The numbers of a constant, that of codes as well."""
     node = None if value is None else value.producer()
-    codes = constant(value if node is None or node.op_type != "DequantizeLinear" else node.inputs[0])
+    codes = constant(value if node is None or computes(node.op_type) != "dequantize" else node.inputs[0])
     if codes is None:
         return None
     array = codes.numpy()

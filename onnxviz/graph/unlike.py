@@ -37,6 +37,7 @@ _SPELLED: Final = {
     **{name: SPELLINGS[name].of for name in INTEGER_SUMS},
     **dict.fromkeys(computing("gemm"), SPELLINGS["FusedMatMul"].of),
 }
+(_CLIP,) = computing("clip")
 _QUANTISING: Final = computing("quantize dequantize quantize_measured")
 # What depends on the order in which a file has its axes.
 _LAYOUT: Final = frozenset({"axis", "axes", "perm"})
@@ -182,7 +183,7 @@ class _Part:
             return ""
         if node in self._bounds.values():
             return ""
-        return "Clip" if node in self._bounds else _SPELLED.get(node.op_type, node.op_type)
+        return _CLIP if node in self._bounds else _SPELLED.get(node.op_type, node.op_type)
 
     def _bounded(self) -> Iterator[tuple[ir.Node, ir.Node]]:
         """Upper bounds with what holds to 0 in front of them, a Relu or a quantiser: both are what Clip(0, bound) is in
