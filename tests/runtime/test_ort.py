@@ -38,7 +38,6 @@ def dense(shared: bool) -> ir.Model:
     return holding(parsed(f"g (float[N, 4096] x) => (float[N, 4096] y{output}) {{ {nodes} }}"), weight)
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="tells how much memory a process has")
 def added() -> int:
     """What a session of 64 MB of dense weights adds to the process, in bytes."""
 
@@ -56,6 +55,7 @@ def added() -> int:
     return grown
 
 
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="tells how much memory a process has")
 def test_weights_of_dense_layers_are_read_where_they_lie():
     """Not copied: what their session adds is less than they are. In a process of its own: to a long one pages come back
     meanwhile that the system had taken from it."""
