@@ -104,18 +104,21 @@ def test_the_layers_stand_in_order_with_their_own_part_a_reason_and_measured_adv
 
 
 def test_per_tensor_is_told_by_its_answers_and_its_weights(files, net):
-    found = little(net, opened(files("QDQ", per_channel=False)), files.photos()[::2], probes=4)
+    found = little(net, opened(files("QDQ", per_channel=False)), files.photos()[::2])
     assert "compare.answers" in grave(found)
     assert found.split.cause == "weights" and found.split.shares["weights"] > 0.9
     assert "the weights" in found.check("compare.answers").findings[0].advice
 
 
-def test_a_calibration_on_other_pixels_or_on_noise_is_told(compared):
-    found = compared("QDQ", calibrate="unit")
+def test_a_calibration_on_other_pixels_is_told(net, files, photos):
+    found = little(net, opened(files("QDQ", calibrate="unit")), photos[::2])
     assert "compare.input" in grave(found) and found.split.cause == "clipping"
     assert found.effects.ranked[0].layer == found.layers["layer"][0] == "image"
     assert "quantiser" in found.layers["reason"][0] and found.layers["place"][0] == 1
-    found = compared("QDQ", calibrate="noise")
+
+
+def test_a_calibration_on_noise_is_told(net, files, photos):
+    found = little(net, opened(files("QDQ", calibrate="noise")), photos[::2])
     assert grave(found) and found.split.cause == "rounding"
 
 
