@@ -42,6 +42,7 @@ def compile(
     seconds: float | None = None,
     prepack: bool = True,
     optimise: bool = True,
+    whole_sums: bool = False,
     worker: Worker | None = None,
     small: bool = False,
     own: Collection[str] | None = None,
@@ -55,6 +56,7 @@ def compile(
     seconds    the longest that one run may take; None: any time
     prepack    whether ONNX Runtime may keep copies of matrices in the order that large products read them in
     optimise   whether ONNX Runtime may rewrite the graph; it changes the numbers of quantised files
+    whole_sums  whether no sums of products of 8-bit codes may be cut, as processors without VNNI do; slower there
     worker     the child process to run in; None: this process
     small      whether the sizes that the graph fixes may be too small for it: they are not those of the file
     own        the names of the nodes and values that are the network's own, whose failures are not ours; None: all
@@ -68,6 +70,7 @@ def compile(
         "seconds": seconds,
         "prepack": prepack,
         "optimise": optimise,
+        "whole_sums": whole_sums,
         "places": endings.places(model.graph, own),
         "steps": steps,
     }

@@ -380,9 +380,13 @@ class Running:
         *,
         batch: int | None = None,
         progress: Progress = silent,
+        **options: Any,
     ) -> dict[str, np.ndarray]:
-        """The values called `names` for the input tensor `x`, in batches: {name: (N, ...) array}."""
-        program = self.program(names)
+        """The values called `names` for the input tensor `x`, in batches: {name: (N, ...) array}.
+
+        options   those of `programs.compile`
+        """
+        program = self.program(names, **options)
         size = self.batch_size(batch) if len(x) > 1 or batch is not None else 1
         parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
         for start in range(0, len(x), size):

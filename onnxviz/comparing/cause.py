@@ -20,6 +20,11 @@ CUT_SUMS: Final = (
     "weights of 8 bits times activations of 8 bits: on this processor, which has no VNNI, sums of two products are cut "
     "at 16 bits; quantise with reduce_range=True, or run it with session.x64quantprecision=1"
 )
+#: And where ONNX Runtime's optimisations change what is computed.
+REWRITTEN: Final = (
+    "run it without: SessionOptions.graph_optimization_level, or session.disable_quant_qdq=1 where quantisers are "
+    "moved; quantise weights too, if they are float"
+)
 _CAUSES: Final = {"weights": "the weights", "operators": "operators that B has otherwise"}
 
 
@@ -74,15 +79,17 @@ def mostly(split: Split, why: Why | None, local: Local | None) -> str:
 def noise(found: Compared) -> list[str]:
     """What makes the noise, and where the answers have another: sentences."""
     split, why, effects, answers = found.split, found.why, found.effects, found.answers
-    told = [mostly(split, why, effects)] if split is not None and not _buried(why, effects, answers) else []
     moved = any(one.id == "compare.runtime" for one in found.findings)
+    buried = _buried(why, effects, answers, moved)
+    told = [mostly(split, why, effects)] if split is not None and not buried else []
     return [one for one in (*told, apart(answers, effects, why, moved)) if one]
 
 
 def explained(found: Compared) -> bool:
     """Whether the largest part of the noise is what B loses at the answers."""
     short = found.split is None or found.split.short_of(found.effects)
-    return not short and not _buried(found.why, found.effects, found.answers)
+    moved = any(one.id == "compare.runtime" for one in found.findings)
+    return not short and not _buried(found.why, found.effects, found.answers, moved)
 
 
 def apart(answers: Answers | None, local: Local | None, why: Why | None, moved: bool) -> str:
@@ -94,14 +101,7 @@ def apart(answers: Answers | None, local: Local | None, why: Why | None, moved: 
     lost = _lost(local, answers)
     if local is None or abs(lost) <= APART_DB:
         return ""
-    cuts = _cuts(why) if lost > 0 else ""
-    because = (
-        f"this processor cuts the sums of {cuts}"
-        if cuts
-        else "its rewriting of the graph changes B's outputs"
-        if moved
-        else "other pictures, or other kernels"
-    )
+    because = _because(why, local, answers, moved) or "other pictures, or other kernels"
     return (
         f"layers are measured without ONNX Runtime's optimisations, and B has {local.measured:.0f} dB there; the "
         f"answers have {local.measured - lost:.0f}: {because}"
@@ -117,16 +117,37 @@ def _lost(local: Local | None, answers: Answers | None) -> float:
     return local.measured - own if min(local.measured, own) < decibels(STILL) else 0.0
 
 
-def _buried(why: Why | None, local: Local | None, answers: Answers | None) -> str:
-    """Of which files sums are cut, so that what layers lose is little of what answers do; '' of none."""
-    return _cuts(why) if _lost(local, answers) > APART_DB else ""
+def _because(why: Why | None, local: Local | None, answers: Answers | None, moved: bool) -> str:
+    """What answers lose otherwise by than layers do; '' where that is not known."""
+    if cuts := _cut_below(why, local, answers):
+        return f"this processor cuts the sums of {cuts}"
+    # Where the processor might have cut them and has not, it is what else is done to quantisers.
+    rewrites = why is not None and why.saturates and not why.b.written and _lost(local, answers) > 0
+    return "its rewriting of the graph changes B's outputs" if moved or rewrites else ""
 
 
-def _cuts(why: Why | None) -> str:
-    """Of which files this processor may cut sums: 'B', 'A', 'A and B'; '' of none."""
-    if why is None:
+def _buried(why: Why | None, local: Local | None, answers: Answers | None, moved: bool) -> bool:
+    """Whether what layers lose is little of what answers do, and it is known why."""
+    return _lost(local, answers) > APART_DB and bool(_because(why, local, answers, moved))
+
+
+def _cut_below(why: Why | None, local: Local | None, answers: Answers | None) -> str:
+    """Of which files this processor cuts sums, where answers lose by more than layers do: 'B', 'A', 'A and B'; '' of
+    none."""
+    lost = _lost(local, answers)
+    if why is None or local is None or lost <= APART_DB:
         return ""
-    return " and ".join(name for name, cut in (("A", why.a_saturates), ("B", why.saturates)) if cut)
+    cut = why.a_saturates, why.cuts(local.measured - lost)
+    return " and ".join(name for name, one in zip("AB", cut, strict=True) if one)
+
+
+def in_question(parts: Mapping[str, Any]) -> bool:
+    """Whether it is either the processor or ONNX Runtime's rewriting that B's answers lose by, and a run without the
+    former would tell."""
+    why = parts.get("why")
+    if why is None or not why.saturates or why.measured_cut:
+        return False
+    return rewritten(parts) or _lost(parts.get("local"), parts.get("answers")) > APART_DB
 
 
 def rewritten(parts: Mapping[str, Any]) -> bool:
@@ -141,17 +162,18 @@ def cut(parts: Mapping[str, Any]) -> str:
     Told by B's outputs with optimisations and without; and where both are cut, or A's are, by what the layers lose.
     """
     why, local, answers = (parts.get(name) for name in ("why", "local", "answers"))
-    cuts = _cuts(why)
-    seen = _buried(why, local, answers) or (rewritten(parts) and cuts != "A")
-    return (f"A's {CUT_SUMS}" if cuts == "A" else CUT_SUMS) if cuts and seen else ""
+    cuts = _cut_below(why, local, answers)
+    if not cuts and rewritten(parts) and why is not None and why.cuts(parts["runtime"].sqnr):
+        cuts = "B"
+    return (f"A's {CUT_SUMS}" if cuts == "A" else CUT_SUMS) if cuts else ""
 
 
 def cause(parts: Mapping[str, Any]) -> str:
     """Where the damage comes from and what to do about that; '' where it is not known."""
     split, local, why = (parts.get(name) for name in ("split", "local", "why"))
     told = [cut(parts)] if cut(parts) else []
-    if _buried(why, local, parts.get("answers")):
-        return told[0]
+    if _buried(why, local, parts.get("answers"), rewritten(parts)):
+        return told[0] if told else REWRITTEN
     if split is not None and split.cause is not None and not split.short_of(local):
         told.append(f"{split.shares[split.cause]:.0%} of the noise comes from {source(split, why, local)}")
     worst = next(iter(local.ranked), None) if local is not None else None

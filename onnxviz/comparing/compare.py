@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import csv
 import html
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,13 +18,13 @@ from onnxviz.attribution.methods import METHODS, chosen
 from onnxviz.attribution.sampled import at_least
 from onnxviz.auditing.accept import read_text
 from onnxviz.auditing.resume import RESTS
-from onnxviz.auditing.statistics import Likeness
 from onnxviz.auditing.truth import read_truth
 from onnxviz.comparing.agree import agree, input_check
 from onnxviz.comparing.answers import Answers, answers
+from onnxviz.comparing.cause import in_question
 from onnxviz.comparing.drift import Drift, drift, flips
 from onnxviz.comparing.finite import Finite, finite
-from onnxviz.comparing.hybrids import Hybrids, ending
+from onnxviz.comparing.hybrids import Hybrids, ending, rewritten, whole_sums
 from onnxviz.comparing.judge import judged
 from onnxviz.comparing.local import HEALED, advise, local, split
 from onnxviz.comparing.match import Matching, match
@@ -34,7 +34,6 @@ from onnxviz.errors import (
     ImageRejected,
     LimitExceeded,
     ModelRejected,
-    NotFinite,
     RuntimeFailed,
     UsageError,
     WorkerCrashed,
@@ -49,8 +48,6 @@ from onnxviz.text import printable, quoted
 
 # What a part of a comparison may fail with, while the others go on.
 _FAILING: Final = (ModelRejected, LimitExceeded, WorkerCrashed, RuntimeFailed)
-# Outputs that differ from place to place by less of their size are constant: what is left is rounding.
-_STILL: Final = 1e-5
 _LARGEST: Final = 2**24  # bytes of a table of pairs
 # What a manifest tells of both networks at once.
 _OF_BOTH: Final = frozenset({"schema", "technique", "versions", "parameters", "limits", "threads"})
@@ -285,6 +282,7 @@ class _Work:
             self.part("why", lambda: why(a, b, matching, x, other, layers=self.layers, progress=progress))
         if matching is not None and listing is not None:
             self._layers(matching, x, other, self.parts.get("answers"))
+        self._cut(other)
         if listing is not None and "answers" in self.parts:
             self.part("flips", lambda: flips(a, b, listing.images, self.parts["answers"], self.methods, seed))
         if not self.methods:
@@ -297,6 +295,15 @@ class _Work:
             given: dict[str, Any] = {"methods": self.methods, "layers": twins, "seed": seed, "rows": rows}
             with recording():  # the pictures are on record
                 self.part("drift", lambda: drift(a, b, listing, progress=progress, **given))
+
+    def _cut(self, x: np.ndarray) -> None:
+        """Whether it is this processor, or ONNX Runtime's rewriting, that B's answers lose by."""
+        own = self.parts.get("why")
+        if own is None or own.whole is not None or not in_question(self.parts):
+            return
+        self.part("sums", lambda: whole_sums(self.b, self.parts["matching"].b, x))
+        told = self.parts.pop("sums", None)
+        self.parts["why"] = replace(own, whole=told if told is not None and told.signal else None)
 
     def _finite(self) -> Finite:
         """What is no number in either file; of pictures, what they gave for them."""
@@ -385,33 +392,3 @@ class _Work:
             pictured=self.listing is not None,
             measured={name: parts[name] for name in _TAKEN if name in parts},
         )
-
-
-def rewritten(net: Network, x: np.ndarray) -> Likeness | None:
-    """How far ONNX Runtime's rewriting of the graph moves the outputs: the file as it stands against what is run.
-
-    None where nothing is rewritten, as it was opened.
-
-    raises   NotFinite where either gives NaN or infinities for every picture; what running raises
-    """
-    if not net.optimise:
-        return None
-    end = ending(net)
-    names = [end.logits] if end is not None else [value.name or "" for value in net.model.graph.outputs]
-    plain = copy.copy(net)
-    plain.optimise = False
-    found, sound = Likeness(), 0
-    for place in range(len(x)):
-        one, other = (each.run(x[place : place + 1], names) for each in (plain, net))
-        if not all(np.isfinite(side[name]).all() for side in (one, other) for name in names):
-            continue
-        sound += 1
-        for name in names:
-            y, z = one[name], other[name]
-            if y.dtype.kind == "f" and y.shape == z.shape:
-                mean = y.mean() if end is not None and end.scored and y.size > 1 else 0.0
-                if np.abs(y - mean).max(initial=0) > _STILL * np.abs(y).max(initial=0):
-                    found.add(y - mean, z - mean)
-    if not sound:
-        raise NotFinite(f"B gives NaN or infinities for each of {len(x)} pictures that were tried")
-    return found

@@ -1,23 +1,25 @@
 """Running what is grown together of two files: how far each variant's answers are from A's.
 
 Always without ONNX Runtime's graph optimisations: with them it rewrites such graphs, and their numbers. Many variants
-go into one graph, which computes A once for all of them; what is kept of a picture is one number a variant.
+go into one graph, which computes A once for all of them; what is kept of a picture is one number a variant. And how far
+what is run of B is from what its file says (`rewritten`, `whole_sums`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 import onnx_ir as ir
 
+from onnxviz.auditing.statistics import Likeness
 from onnxviz.comparing.match import Matching, Pair
 from onnxviz.comparing.sides import SAME
-from onnxviz.comparing.values import gains
-from onnxviz.errors import ModelUnsuitable
+from onnxviz.comparing.values import gains, values
+from onnxviz.errors import ModelUnsuitable, NotFinite
 from onnxviz.graph.analysis.dataflow import (
     FLOATS,
     by_name,
@@ -35,6 +37,8 @@ from onnxviz.network import Network
 from onnxviz.programs import filled
 from onnxviz.progress import Progress, silent
 
+# Outputs that differ from place to place by less of their size are constant: what is left is rounding.
+_STILL: Final = 1e-5
 # Variants of one graph: more save runs of A, and hold more values at a time.
 _TOGETHER: Final = 16
 
@@ -198,7 +202,7 @@ def answers(net: Network, model: ir.Model) -> list[str]:
     """
     end = ending(net)
     if end is not None and end.kind in (CLASSES, BINARY, SEQUENCE, NUMBERS):
-        return [_present(model, end.logits)]
+        return [present(model, end.logits)]
     graph = model.graph
     moved = dependent(graph, image_input(model, net.input.name))
     picked: set[ir.Value] = set()
@@ -222,7 +226,7 @@ def picks(node: ir.Node) -> bool:
     return any(inner.op_type in SELECTIONS for body in subgraphs(node) for inner in body.all_nodes())
 
 
-def _present(model: ir.Model, name: str) -> str:
+def present(model: ir.Model, name: str) -> str:
     """The name that a value has in normal form, where equal values are one."""
     values = by_name(model.graph)
     same = (own for own, value in values.items() if name in value.meta.get(SAME, ()))
@@ -232,3 +236,64 @@ def _present(model: ir.Model, name: str) -> str:
 def decibels(moved: float) -> float:
     """A share of the length as a signal-to-noise ratio; infinite where nothing moved."""
     return math.inf if moved == 0 else -20 * math.log10(moved)
+
+
+# --- B by itself: what its file says, and what is run -----------------------------------------------
+
+
+def rewritten(net: Network, x: np.ndarray) -> Likeness | None:
+    """How far ONNX Runtime's rewriting of the graph moves the outputs: the file as it stands against what is run.
+
+    None where nothing is rewritten, as it was opened.
+
+    raises   NotFinite where either gives NaN or infinities for every picture; what running raises
+    """
+    names = _outputs(net)
+    if not net.optimise:
+        return None
+    runs = (
+        [net.run(x[place : place + 1], names, optimise=on) for on in (False, True)] for place in range(len(x))
+    )
+    return _moved(net, ([[side[name] for side in both] for name in names] for both in runs), len(x))
+
+
+def whole_sums(net: Network, model: ir.Model, x: np.ndarray) -> Likeness:
+    """The same where no sums of products are cut, on either side: real numbers, and what ONNX Runtime makes of the file
+    with session.x64quantprecision=1.
+
+    model    the network in normal form
+    raises   as above
+    """
+    names = _outputs(net)
+    twins = [present(model, name) for name in names]
+    sides = (
+        (real, net.run(x[place : place + 1], names, whole_sums=True))
+        for place, real in enumerate(values(net, model, twins, x))
+    )
+    runs = (
+        [[real[twin][: len(run[name])], run[name]] for name, twin in zip(names, twins, strict=True)]
+        for real, run in sides
+    )
+    return _moved(net, runs, len(x))
+
+
+def _outputs(net: Network) -> list[str]:
+    end = ending(net)
+    return [end.logits] if end is not None else [value.name or "" for value in net.model.graph.outputs]
+
+
+def _moved(net: Network, runs: Iterable[Sequence[Sequence[np.ndarray]]], count: int) -> Likeness:
+    """How far each output is from another run's: of so many pictures the pairs of all outputs."""
+    end, found, sound = ending(net), Likeness(), 0
+    for pairs in runs:
+        if not all(np.isfinite(one).all() for pair in pairs for one in pair):
+            continue
+        sound += 1
+        for y, z in pairs:
+            if y.dtype.kind == "f" and y.shape == z.shape:
+                mean = y.mean() if end is not None and end.scored and y.size > 1 else 0.0
+                if np.abs(y - mean).max(initial=0) > _STILL * np.abs(y).max(initial=0):
+                    found.add(y - mean, z - mean)
+    if not sound:
+        raise NotFinite(f"B gives NaN or infinities for each of {count} pictures that were tried")
+    return found

@@ -13,7 +13,7 @@ from onnxviz.auditing.finding import FAIL_ON, Check, Evidence, Finding, State, c
 from onnxviz.auditing.report.page import Verdict
 from onnxviz.auditing.statistics import Likeness, Share
 from onnxviz.comparing.answers import Answers
-from onnxviz.comparing.cause import CUT_SUMS, cause, cut, rewritten
+from onnxviz.comparing.cause import CUT_SUMS, REWRITTEN, cause, cut
 from onnxviz.comparing.drift import Drift
 from onnxviz.comparing.finite import judge as finite
 from onnxviz.comparing.local import Local
@@ -145,27 +145,32 @@ def _runtime(rule: Rule, moved: Likeness | None, parts: Mapping[str, Any]) -> Ch
         return checked(rule, "not-applicable", reason="B is run as its file has it: nothing is rewritten")
     if not moved.signal:
         return checked(rule, "not-applicable", reason="B gives the same for every place of its outputs")
-    findings = found(
-        rule, moved.sqnr, "",
-        f"ONNX Runtime's rewriting of the graph changes B's outputs: {moved.sqnr:.1f} dB against the file.",
-        "run it without: SessionOptions.graph_optimization_level, or session.disable_quant_qdq=1 where quantisers are "
-        "moved; quantise weights too, if they are float",
-    )  # fmt: skip
-    if rewritten(parts) and parts["why"].saturates:
-        # The file is as it should be, and another processor computes it: a word to who deploys it on one like this.
-        sentence = f"This processor, which has no VNNI, cuts B's sums: {moved.sqnr:.1f} dB against the file"
-        findings = [
+    why, file = parts.get("why"), "against the file"
+    told = f"ONNX Runtime's rewriting of the graph changes B's outputs: {moved.sqnr:.1f} dB {file}."
+    findings, figures = found(rule, moved.sqnr, "", told, REWRITTEN), dict(moved.figures())
+    whole = None if why is None else why.whole
+    if whole is not None:
+        figures["whole_sums_db"] = whole.sqnr
+    if findings and why is not None and why.cuts(moved.sqnr):
+        # Most of it is that another processor would compute the file: a word to who deploys it on one like this.
+        cut = f"This processor, which has no VNNI, cuts B's sums: {moved.sqnr:.1f} dB {file}"
+        rest = [] if whole is None else found(
+            rule, whole.sqnr, "",
+            f"ONNX Runtime's rewriting of the graph changes B's outputs: {whole.sqnr:.1f} dB {file} where no sums are "
+            f"cut; as this processor, which has no VNNI, cuts them {moved.sqnr:.1f}.", REWRITTEN,
+        )  # fmt: skip
+        findings = rest or [
             replace(
                 one,
                 severity="low",
-                sentence=sentence,
+                sentence=cut,
                 advice=CUT_SUMS,
                 headline="This processor cuts B's sums",
             )
             for one in findings
         ]
     figure = moved.sqnr if moved.noise else "the same numbers"
-    return checked(rule, findings=findings, figure=figure, figures=moved.figures())
+    return checked(rule, findings=findings, figure=figure, figures=figures)
 
 
 def _drift(rule: Rule, drift: Drift, parts: Mapping[str, Any]) -> Check:

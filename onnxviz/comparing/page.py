@@ -336,6 +336,7 @@ _HARDLY: Final = 0.005  # of the damage: less is not named
 # The parts of a comparison that have other names for a reader.
 _CALLED: Final = {
     "runtime": "B optimised against not",
+    "sums": "B with its sums whole",
     "why": "figures of the layers",
     "local": "which layer",
     "split": "what makes the noise",

@@ -111,7 +111,7 @@ class Compared(Result):
 
 def rows(why: Why | None, local: Local | None, pictures: bool, whole: bool = True) -> dict[str, list[Any]]:
     """The columns, in A's order: layer, op, place (1 is the first to look at), share, effect, z, healed_db, reason,
-    cut_off, weights_short_db, and those of `Why.table`.
+    cut_off, weights_short_db, and the figures of `why`.
 
     pictures   whether the figures of values are of real pictures; else they are left out
     whole      whether `why` is of all layers: what else has an effect is no layer
@@ -121,7 +121,8 @@ def rows(why: Why | None, local: Local | None, pictures: bool, whole: bool = Tru
             return {}
         return {"layer": [one.layer for one in local.effects], **_effects(local, local.effects)}
     effects = {} if local is None else {one.layer: one for one in local.effects}
-    table = why.table()
+    figures = list(map(_figures, why.layers))
+    table = {name: [row[name] for row in figures] for name in (figures[0] if figures else ())}
     names = [one.pair.layer for one in why.layers]
     others = [] if local is None or not whole else [one for one in local.effects if one.layer not in names]
     found: dict[str, list[Any]] = {name: list(table[name]) for name in ("layer", "op") if name in table}
@@ -147,6 +148,42 @@ def rows(why: Why | None, local: Local | None, pictures: bool, whole: bool = Tru
         **_effects(local, others),
     }
     return {name: [*known.get(name, [None] * len(others)), *cells] for name, cells in found.items()}
+
+
+def _figures(one: LayerFigures) -> dict[str, Any]:
+    worst = one.worst
+    return {
+        "layer": one.pair.layer,
+        "op": one.pair.op,
+        "b": one.pair.b,
+        "matched_by": one.pair.by,
+        "sure": one.pair.sure,
+        "weak": one.pair.weak,
+        "macs": one.pair.macs,
+        "sqnr_db": one.sqnr,
+        "cosine": one.cosine,
+        "a_low": one.a_low,
+        "a_high": one.a_high,
+        "codes": one.codes,
+        "granularity": one.granularity,
+        "symmetric": one.symmetric,
+        "dynamic": one.dynamic if one.codes else None,
+        "low": one.low,
+        "high": one.high,
+        "beyond_low": one.below,
+        "beyond_high": one.above,
+        "codes_used": one.used,
+        "codes_unused": one.unused,
+        "under_zero": one.waste,
+        "steps_under_zero": one.steps,
+        "weights": worst.codes if worst else None,
+        "weights_sqnr_db": worst.sqnr if worst else None,
+        "weights_predicted_db": worst.predicted if worst else None,
+        "weights_range_over_median": worst.spread if worst else None,
+        "constant_channels": sum(w.constant for w in one.weights) if one.weights else None,
+        "bias_overflow": sum(w.overflow or 0 for w in one.weights) if one.weights else None,
+        "not_finite": one.not_finite,
+    }
 
 
 def _effects(local: Local, listed: Sequence[LocalEffect | None]) -> dict[str, list[Any]]:

@@ -37,6 +37,7 @@ _ALIKE: Final = 0.9  # cosine from which on a value is much the same in both
 _RECTIFYING: Final = ("relu", "clip")
 _HALF: Final = 0.5  # share of a range under which it is worth a word that no more is filled
 _WIDEST: Final = 16  # bits of codes that are counted one by one
+_MOST_DB: Final = 3.0  # half of a noise's power
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,7 @@ class Why:
     pictures       how many were compared
     a, b           the codes of A and of B
     machine        what of this machine's processor matters to sums of codes
+    whole          B's outputs where it cuts none of these sums against what the file says; None: not in question
     """
 
     layers: tuple[LayerFigures, ...]
@@ -148,11 +150,7 @@ class Why:
     a: Codes = field(default_factory=Codes)
     b: Codes = field(default_factory=Codes)
     machine: dict[str, Any] = field(default_factory=dict)
-
-    def table(self) -> Columns:
-        """A row a layer."""
-        rows = [_row(one) for one in self.layers]
-        return {name: [row[name] for row in rows] for name in (rows[0] if rows else ())}
+    whole: Likeness | None = None
 
     def weight_table(self) -> Columns:
         """A row for each layer with weights in both."""
@@ -181,46 +179,14 @@ class Why:
         """The same of A."""
         return self.a.overflow and self.machine.get("vnni") is False
 
+    def cuts(self, run: float) -> bool:
+        """Whether that is most of what B has lost as it is run, `run` dB; so it is taken to be where nothing tells."""
+        return self.saturates and (self.whole is None or self.whole.sqnr - run > _MOST_DB)
+
     @property
     def measured_cut(self) -> bool:
         """Whether it does so where layers are measured, too: all but integers of measured ranges are real there."""
         return self.saturates and any(one.dynamic for one in self.layers)
-
-
-def _row(one: LayerFigures) -> dict[str, Any]:
-    worst = one.worst
-    return {
-        "layer": one.pair.layer,
-        "op": one.pair.op,
-        "b": one.pair.b,
-        "matched_by": one.pair.by,
-        "sure": one.pair.sure,
-        "weak": one.pair.weak,
-        "macs": one.pair.macs,
-        "sqnr_db": one.sqnr,
-        "cosine": one.cosine,
-        "a_low": one.a_low,
-        "a_high": one.a_high,
-        "codes": one.codes,
-        "granularity": one.granularity,
-        "symmetric": one.symmetric,
-        "dynamic": one.dynamic if one.codes else None,
-        "low": one.low,
-        "high": one.high,
-        "beyond_low": one.below,
-        "beyond_high": one.above,
-        "codes_used": one.used,
-        "codes_unused": one.unused,
-        "under_zero": one.waste,
-        "steps_under_zero": one.steps,
-        "weights": worst.codes if worst else None,
-        "weights_sqnr_db": worst.sqnr if worst else None,
-        "weights_predicted_db": worst.predicted if worst else None,
-        "weights_range_over_median": worst.spread if worst else None,
-        "constant_channels": sum(w.constant for w in one.weights) if one.weights else None,
-        "bias_overflow": sum(w.overflow or 0 for w in one.weights) if one.weights else None,
-        "not_finite": one.not_finite,
-    }
 
 
 def why(

@@ -253,6 +253,7 @@ def session(
     prepack: bool,
     optimise: bool,
     places: Places,
+    whole_sums: bool = False,
     steps: bool = False,
 ) -> Program:
     """The graph on ONNX Runtime in this process; the settings are those of `programs.compile`.
@@ -279,6 +280,8 @@ def session(
         # beside what that one took, and an arena grows by doubling and keeps what it has.
         options.enable_mem_pattern = False
         options.enable_cpu_mem_arena = False
+    if whole_sums:
+        options.add_session_config_entry("session.x64quantprecision", "1")
     if not spin:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", _FOLDING_BYTES)
@@ -289,7 +292,7 @@ def session(
         # Read where they lie, not copied: VGG-16's gradient takes 0.3 GB less. Those of other operators ONNX Runtime
         # may lay out anew under the same name as it rewrites the graph, and would then read here as they were.
         for name, value in zip(graph.weights, values, strict=True):
-            if name in graph.dense or not optimise:
+            if (name in graph.dense and not whole_sums) or not optimise:
                 options.add_initializer(name, value)
     rest = seconds, [weights, values], places, admit, graph.follows_values
     if steps:
@@ -311,7 +314,8 @@ def session(
         if wanted.name == _providers.CPU:
             raise ModelRejected(f"ONNX Runtime refuses the model: {reason}") from error
         settings: dict[str, Any] = {"threads": threads, "spin": spin, "seconds": seconds, "prepack": prepack}
-        on_cpu = session(graph, admit, provider="cpu", optimise=optimise, places=places, **settings)
+        settings |= {"optimise": optimise, "whole_sums": whole_sums}
+        on_cpu = session(graph, admit, provider="cpu", places=places, **settings)
         if wanted.asked == "auto":
             return on_cpu
         given = f" with {', '.join(f'{k}={v}' for k, v in wanted.options.items())}" if wanted.options else ""

@@ -15,13 +15,15 @@ import numpy as np
 import onnx
 import pytest
 import quantise
+from onnx import numpy_helper
 
 import onnxviz
+from onnxviz.comparing.cause import noise
 from onnxviz.comparing.hybrids import Hybrids
 from onnxviz.comparing.local import Local, advise, local, split
 from onnxviz.comparing.match import match, normal
 from tests.comparing import small, variants
-from tests.networks import fp16
+from tests.networks import edited, fp16
 from tests.processors import CUTS_SUMS
 
 FORMS = ("QDQ", "QOperator")
@@ -165,6 +167,37 @@ def test_float_weights_are_what_the_runtime_makes_of_them(net, files):
     assert found.split.shares["weights"] < 0.01
     (rewritten,) = (one for one in found.findings if one.id == "compare.runtime")
     assert rewritten.severity == "high"
+
+
+@pytest.mark.parametrize("form", ["QDQ", "QOperator"])
+@pytest.mark.parametrize("largest", [1, 100])
+def test_what_is_cut_and_what_is_rewritten_are_told_apart(monkeypatch, form, largest):
+    """ONNX Runtime quantises one layer's float weights per tensor; a dead channel, whose weights are the largest,
+    leaves the others nothing. All the other products may be cut on a processor without VNNI."""
+    monkeypatch.setattr("onnxviz.comparing.why.machine", lambda: {"vnni": False})
+    first = np.arange(48) == 0
+    a = edited(
+        small.bounded(seed=3),
+        **{
+            "block1.expand.bias": lambda bias: np.where(first, np.float32(-100), bias),
+            "block1.depthwise.weight": lambda w: (w.T * np.where(first, largest, 1)).T.astype(np.float32),
+        },
+    )
+    b = quantise.quantise(a, quantise.Scheme(form), quantise.calibrate(a, small.pictures()))
+    numbers = {one.name: one for one in a.graph.initializer}
+    for node in [node for node in b.graph.node if node.op_type == "DequantizeLinear"]:
+        name = node.input[0].removesuffix("_quantized")
+        if name.startswith("block1.depthwise.") and name in numbers:
+            b.graph.initializer.append(
+                numpy_helper.from_array(numpy_helper.to_array(numbers[name]), node.output[0])
+            )
+            b.graph.node.remove(node)
+    found = compared(*(opened(model, **small.SCALED) for model in (a, b)), small.photos(6, seed=9))
+    told = [(one.severity, "VNNI" in one.sentence) for one in found.findings if one.id == "compare.runtime"]
+    rewritten = form == "QDQ" and largest > 1
+    assert told == ([("medium", False)] if rewritten else [])
+    assert found.why.saturates and (not rewritten or found.why.whole.sqnr < 20)
+    assert any("rewriting of the graph" in text for text in noise(found)) is rewritten
 
 
 @pytest.mark.parametrize("name", small.NETWORKS)

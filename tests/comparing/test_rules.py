@@ -9,7 +9,7 @@ import pytest
 
 from onnxviz.auditing.statistics import Likeness, Share
 from onnxviz.comparing.answers import Answers
-from onnxviz.comparing.cause import explained
+from onnxviz.comparing.cause import CUT_SUMS, REWRITTEN, explained
 from onnxviz.comparing.cause import noise as noise_of
 from onnxviz.comparing.judge import exact, judged, needed
 from onnxviz.comparing.local import Local, LocalEffect, Split, robust_z
@@ -193,6 +193,39 @@ def test_answers_that_lose_more_than_layers_do_are_the_doing_of_the_processor(a,
     else:
         assert first.startswith("mostly the weights") and explained(found)
         assert len(more) == (noise != 2e-4) and "other" in "".join(more or ["other"])
+
+
+@pytest.mark.parametrize(
+    ("run", "whole", "told"),
+    [
+        (0.04, None, [("low", 14, "cut")]),
+        (0.04, 1e-3, [("low", 14, "cut")]),
+        (0.04, 0.03, [("medium", 14, "rewritten")]),  # whole sums change little: it was not they
+        (0.2, 0.02, [("medium", 17, "both")]),
+        (0.2, 0.15, [("high", 7, "rewritten")]),
+        (0.002, 0.002, []),
+    ],
+)
+def test_what_rewriting_does_to_a_file_whose_sums_are_cut_is_told_by_a_run_with_whole_sums(run, whole, told):
+    kept = None if whole is None else Likeness(1.0, noise=whole)
+    effects = Local((LocalEffect("x", "x", "x", 0.01, 1.0),), 0.01, 4)
+    answers = Answers(4, agreement={0.1: Share(10, 40)}, likeness={"logits": Likeness(1.0, noise=run)})
+    held = Why((), b=INT8, machine={"vnni": False}, whole=kept)
+    parts = {"answers": answers, "local": effects, "why": held, "split": Split(0.008, 0.006, 0.0, 4)}
+    parts["runtime"] = Likeness(1.0, noise=run)
+    checks = judged(parts, {}, True)
+    findings = next(one for one in checks if one.id == "compare.runtime").findings
+    found = Compared(
+        np.zeros(1), {}, checks, answers=answers, effects=effects, why=held, split=parts["split"]
+    )
+    (other,) = next(one for one in checks if one.id == "compare.answers").findings
+    assert [(one.severity, round(one.figure)) for one in findings] == [one[:2] for one in told]
+    by = told[0][2] if told else "rewritten"
+    assert all(("VNNI" in one.sentence) is (by != "rewritten") for one in findings)
+    assert all((one.advice == REWRITTEN) is (by != "cut") for one in findings)
+    assert other.advice == (REWRITTEN if by == "rewritten" else CUT_SUMS)
+    assert noise_of(found)[0].endswith("changes B's outputs" if by == "rewritten" else "cuts the sums of B")
+    assert not explained(found)
 
 
 def ranged(shares: list[float], held: float = 1.0) -> Why:

@@ -15,6 +15,7 @@ from onnxruntime.quantization.qdq_loss_debug import compute_signal_to_quantizati
 import onnxviz
 import onnxviz.comparing.why as module
 from onnxviz.comparing.match import match, normal
+from onnxviz.comparing.result import rows
 from onnxviz.comparing.stored import Codes
 from onnxviz.comparing.why import why
 from onnxviz.errors import UsageError
@@ -94,7 +95,7 @@ def test_a_sound_file_stands_out_nowhere(found):
         assert max(w.short for w in weights) < 3 and min(w.sqnr for w in weights) > 35
         assert not any(w.constant or w.overflow for w in weights)
         assert (figures.a, figures.b) == (Codes(), Codes(("uint8",), ("int8",), written=form == "QOperator"))
-        assert csv_bytes(figures.table()) and csv_bytes(figures.weight_table())
+        assert csv_bytes(rows(figures, None, True)) and csv_bytes(figures.weight_table())
 
 
 def test_figures_are_onnx_runtimes_and_those_by_hand(files, sound, found, x):
