@@ -30,8 +30,8 @@ from onnxviz.comparing.rules import (
     Rule,
     found,
 )
-from onnxviz.comparing.sides import may_bound
 from onnxviz.comparing.values import widest
+from onnxviz.comparing.ways import may_bound
 from onnxviz.comparing.why import LayerFigures, Why
 from onnxviz.errors import UsageError, near
 from onnxviz.graph.operators import RECURRENT, WEIGHTED

@@ -4,7 +4,7 @@
 2. Between them by values: two values can be the same only where they depend on the same weight layers, and the same
    depend on them. Among those of equal sizes, up to the order of axes, the largest correlation wins on the probe
    pictures; between equals the one of the same strength, then the one of the same name, then the later. What the same
-   operators make in both files (`sides.ways`) is paired with nothing else; and where the numbers are spoilt, they and
+   operators make in both files (`ways`) is paired with nothing else; and where the numbers are spoilt, they and
    the layers that read a value decide.
 3. What the caller says goes before all.
 """
@@ -26,17 +26,14 @@ from onnxviz.comparing.kernels import Kernel, rescaled
 from onnxviz.comparing.rules import SAME_NETWORK
 from onnxviz.comparing.sides import (
     Side,
-    Ways,
     all_names,
     given_places,
-    in_codes,
     masks,
     normal,
-    origins,
     same_layers,
-    ways,
 )
 from onnxviz.comparing.values import Axes, Projector, Sketch, similarity, turned
+from onnxviz.comparing.ways import Ways, in_codes, origins, ways
 from onnxviz.errors import UsageError
 from onnxviz.network import Network
 from onnxviz.progress import Progress, silent

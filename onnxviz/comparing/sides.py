@@ -8,7 +8,7 @@ half precision stays half, weights stay as they are stored. What is computed is 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -30,18 +30,14 @@ from onnxviz.graph.analysis.dataflow import (
     reads,
 )
 from onnxviz.graph.analysis.probe import Facts, Prober
-from onnxviz.graph.analysis.twins import view
 from onnxviz.graph.dequantised import through
 from onnxviz.graph.naming import ALSO, name_nodes
 from onnxviz.graph.normalise import standard
 from onnxviz.graph.operators import (
-    BY_STATISTICS,
     FORM,
-    INTEGER_SUMS,
     SHAPE_ONLY,
     computes,
     computing,
-    operator,
 )
 from onnxviz.graph.shapes import infer
 from onnxviz.network import Network
@@ -172,7 +168,7 @@ class Side:
                 x = left.pop()
                 self.read[x] |= 1 << place
                 made = x.producer()
-                if made is not None and _hands_on(made):
+                if made is not None and hands_on(made):
                     left += [one for one in made.inputs if one in self.moved]
 
     def stretch(self, value: ir.Value) -> tuple[int, int]:
@@ -297,127 +293,13 @@ def consistent(
     return kept
 
 
-# --- how values are made --------------------------------------------------------------------------
-
-# What stands behind a layer in one file, and is in its weights and its bias in another.
-_FOLDED: Final = computing("add subtract multiply divide") | BY_STATISTICS
 _BY_ONE: Final = computing("multiply divide")
-_ACTIVATIONS: Final = frozenset({"activation", "softmax", "function", "quantisation", "unknown"})
-_BOUNDING: Final = frozenset({"maximum", "minimum", "where", "quantize", "quantize_measured", "multiply"})
-_EITHER_WAY: Final = computing("add multiply maximum minimum total total_mean")
-
-Ways = dict[ir.Value, int]
 
 
-def ways(one: Side, other: Side, layers: Sequence[tuple[Kernel, Kernel, float]]) -> tuple[Ways, Ways]:
-    """By which operators, whatever their attributes, each value is made of the last layers that were matched: a number,
-    the same in both files where the operators are the same. What only renames, turns or quantises is none.
-
-    None has what stands behind a layer that was not matched, and what the other file has folded into a layer.
-    """
-    numbers: dict[tuple[object, ...], int] = {}
-    starts: tuple[Ways, Ways] = {}, {}
-    for place, (a, b, _) in enumerate(layers):
-        results = _same_results(_affine(one, a.node), _affine(other, b.node), a.node, b.node)
-        for start, result in zip(starts, results or (), strict=False):
-            start[result] = numbers.setdefault(("layer", place), len(numbers))
-    return _made(one, starts[0], numbers), _made(other, starts[1], numbers)
-
-
-def _affine(side: Side, node: ir.Node) -> list[tuple[str, ir.Value]]:
-    """What could be folded into a layer: the operators behind it, one after the other, and their results; it first."""
-    value = node.outputs[0]
-    found = [("", value)]
-    while not value.is_graph_output() and len(readers := {reader for reader, _ in value.uses()}) == 1:
-        reader = readers.pop()
-        if sum(x in side.moved for x in reader.inputs) != 1:
-            break
-        value = reader.outputs[0]
-        if not _hands_on(reader):
-            if reader.op_type not in _FOLDED:
-                break
-            found.append((reader.op_type, value))
-    return found
-
-
-def _same_results(
-    ours: list[tuple[str, ir.Value]], theirs: list[tuple[str, ir.Value]], a: ir.Node, b: ir.Node
-) -> tuple[ir.Value, ir.Value] | None:
-    """What is the same of two layers: their results, or, where one has in its weights and bias what stands behind the
-    other, that and this; None where that cannot be told."""
-    if len(ours) < len(theirs):
-        turned = _same_results(theirs, ours, b, a)
-        return None if turned is None else (turned[1], turned[0])
-    more = len(ours) - len(theirs)
-    if [word for word, _ in ours[more + 1 :]] != [word for word, _ in theirs[1:]]:
-        return None
-    folded = [word for word, _ in ours[1 : more + 1]]
-    bare = view(a).input(2) is None and (view(b).input(2) is not None or a.op_type in INTEGER_SUMS)
-    return (ours[more][1], theirs[0][1]) if bare or not more or BY_STATISTICS & set(folded) else None
-
-
-def _hands_on(node: ir.Node) -> bool:
+def hands_on(node: ir.Node) -> bool:
     """Whether an operator changes its first input's form at most: names, axes, types, codes; times 1, as the scale that
     ONNX Runtime's QuickGelu has for a SiLU."""
     if node.op_type in FORM or computes(node.op_type) == "quantize_measured":
         return True
     tensor = constant(node.inputs[1]) if node.op_type in _BY_ONE and len(node.inputs) == 2 else None
     return tensor is not None and tensor.size == 1 and float(tensor.numpy().reshape(-1)[0]) == 1
-
-
-def _made(side: Side, starts: Ways, numbers: dict[tuple[object, ...], int]) -> Ways:
-    found: Ways = {}
-    weighted = {kernel.node for kernel in side.kernels if kernel.faces}
-    for node in side.model.graph:
-        read = [x for x in reads(node) if x in side.moved]
-        for place, y in enumerate(node.outputs):
-            if y in starts:
-                found[y] = starts[y]
-            if y in starts or y not in side.moved or node in weighted:
-                continue
-            parts = []
-            for x in read:
-                stretch = side.stretch(x)
-                if stretch != side.stretch(y):
-                    parts.append(numbers.setdefault(("from", *stretch), len(numbers)))
-                elif x in found:
-                    parts.append(found[x])
-            if not read or len(parts) < len(read):
-                continue
-            if _hands_on(node):
-                found[y] = parts[0]
-                continue
-            ordered = sorted(parts) if node.op_type in _EITHER_WAY else parts
-            found[y] = numbers.setdefault((node.domain, node.op_type, place, *ordered), len(numbers))
-    return found
-
-
-def in_codes(value: ir.Value) -> bool:
-    """Whether a value comes out of codes, which may have cut off what an operator would."""
-    node = value.producer()
-    while node is not None and node.op_type in FORM and computes(node.op_type) != "dequantize":
-        node = None if node.inputs[0] is None else node.inputs[0].producer()
-    return node is not None and node.op_type in FORM
-
-
-def origins(side: Side, made: Ways, value: ir.Value, held: Collection[int]) -> set[int]:
-    """Of which of these ways of the same stretch a value is made next, by operators whose own ways are none of them."""
-    found: set[int] = set()
-    ends = {kernel.node for kernel in side.kernels}
-    left, seen = [value], {value}
-    while left:
-        node = left.pop().producer()
-        for x in [] if node is None or node in ends else reads(node):
-            if x in seen or x not in side.moved or side.stretch(x) != side.stretch(value):
-                continue
-            seen.add(x)
-            if made.get(x) in held:
-                found.add(made[x])
-            else:
-                left.append(x)
-    return found
-
-
-def may_bound(op: str) -> bool:
-    """Whether an operator may do what an activation does, or a quantiser in its place."""
-    return operator(op).family in _ACTIVATIONS or computes(op) in _BOUNDING

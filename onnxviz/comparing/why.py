@@ -17,9 +17,9 @@ from onnxviz.auditing.report.facts import machine
 from onnxviz.auditing.statistics import Likeness
 from onnxviz.comparing.match import Matching, Pair
 from onnxviz.comparing.rules import CLIPPED, CLIPPED_BY
-from onnxviz.comparing.sides import may_bound
 from onnxviz.comparing.stored import Codes, Held, frequent, held_as
 from onnxviz.comparing.values import Ends, gains, portions, size, used, values, widest
+from onnxviz.comparing.ways import may_bound
 from onnxviz.comparing.weights import WeightFigures, weight_figures
 from onnxviz.errors import UsageError
 from onnxviz.graph.analysis.dataflow import by_name

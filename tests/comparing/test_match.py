@@ -278,6 +278,24 @@ def test_operators_tell_where_a_fault_spoils_the_numbers(name, wrong, form):
         assert exact(match(a, small.opened(broken, **small.SCALED), x)) == known, text
 
 
+@pytest.mark.parametrize("form", ["QDQ", "QOperator"])
+@pytest.mark.parametrize("as_clip", [False, True], ids=["HardSigmoid", "Clip"])
+def test_the_same_function_tells_where_a_fault_spoils_the_numbers(as_clip, form):
+    """What one file writes out is what the other has as one operator, behind which there may be a gate."""
+    import quantise
+
+    model = small.mobilenet()
+    written = variants.written_out(model, as_clip)
+    scheme = quantise.Scheme(form, reduce_range=True)
+    sound = quantise.quantise(written, scheme, quantise.calibrate(written, small.pictures(32)))
+    a, x = small.opened(model, **small.SCALED), small.pictures(4, seed=9)
+    known = exact(match(a, small.opened(sound, **small.SCALED), x))
+    assert known["block1.swish2"] == "block1.swish2"
+    for text in ("scale/4@stem", "channel*4@stem"):
+        broken = quantise.plant(sound, quantise.fault(model, text))
+        assert exact(match(a, small.opened(broken, **small.SCALED), x)) == known, text
+
+
 @pytest.mark.parametrize("place", ["stem", "block1.conv1"])
 def test_folding_is_seen_where_a_fault_spoils_the_numbers(tmp_path, place):
     """What a BatchNormalization gives is what the convolution gives that it was folded into, in either file."""

@@ -123,6 +123,25 @@ def spelt_out(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
+def written_out(model: onnx.ModelProto, as_clip: bool = False) -> onnx.ModelProto:
+    """Each HardSwish is x·HardSigmoid(x), as ONNX Runtime writes it, or x·Clip(x + 3, 0, 6) / 6."""
+    edit = _Edit(model)
+    edit.weights |= {f"number{number}": np.float32(number) for number in ((0, 3, 6) if as_clip else ())}
+    for node in edit.old:
+        x, y = node.input[0], node.output[0]
+        if node.op_type != "HardSwish":
+            edit.nodes.append(node)
+        elif as_clip:
+            edit.add("Add", [x, "number3"], f"{y}/shifted")
+            edit.add("Clip", [f"{y}/shifted", "number0", "number6"], f"{y}/clipped")
+            edit.add("Mul", [x, f"{y}/clipped"], f"{y}/product")
+            edit.add("Div", [f"{y}/product", "number6"], y)
+        else:
+            edit.add("HardSigmoid", [x], f"{y}/gate", alpha=1 / 6)
+            edit.add("Mul", [x, f"{y}/gate"], y)
+    return edit.finished()
+
+
 def nhwc(model: onnx.ModelProto) -> onnx.ModelProto:
     """Input and maps are channels-last, with a Transpose on each side of what is not, as tf2onnx writes at first.
 
