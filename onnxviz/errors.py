@@ -253,6 +253,8 @@ _SYNONYMS: Final = {
     **dict.fromkeys(("mps", "metal", "apple"), ("coreml",)),
     **dict.fromkeys(("dml", "directx"), ("directml",)),
     **dict.fromkeys(("amd", "radeon"), ("migraphx", "rocm")),
+    **dict.fromkeys(("expires", "expiry", "expiration", "end", "date"), ("until",)),
+    **dict.fromkeys(("why", "because", "comment", "note"), ("reason",)),
     "trt": ("tensorrt",),
     "intel": ("openvino",),
     "puppy": ("dog",),

@@ -377,7 +377,7 @@ def lines(found: Compared, accepted: Mapping[str, str] | None = None) -> list[st
     taken = accepted or {}
     findings = [
         f"{one.severity.ljust(6)}  {one.id}: {one.sentence}"
-        + (f" Accepted: {taken[one.fingerprint]}" if one.fingerprint in taken else "")
+        + (f". Accepted: {taken[one.fingerprint]}" if one.fingerprint in taken else "")
         for one in sorted(found.findings, key=lambda one: one.fingerprint in taken)[:WORST]
     ] or ["none"]
     more = len(found.findings) - WORST

@@ -96,9 +96,9 @@ class WeightFigures:
             )
         faulty = self.short is None or self.short > _SHORT  # rounding moves weak filters, too
         if faulty and self.gain_middle is not None and _far(self.gain_middle):
-            told.append(f"half of its filters are {self.gain_middle:.2f} times A's or more")
+            told.append(f"half of its filters are {_times(self.gain_middle)}")
         elif faulty and self.gain is not None and _far(self.gain):
-            told.append(f"filter {self.gain_at} is {self.gain:.2f} times A's")
+            told.append(f"filter {self.gain_at} is {_times(self.gain, alone=True)}")
         if self.granularity == "per tensor" and self.spread is not None and self.spread > _UNEVEN:
             told.append(
                 f"its largest filter's range is {self.spread:.1f} times the median filter's, and all share one scale: "
@@ -111,6 +111,14 @@ class WeightFigures:
         if self.bias is not None and self.bias < _BIAS and not self.rescaled:
             told.append(f"its bias differs: {self.bias:.1f} dB")
         return told
+
+
+def _times(gain: float, alone: bool = False) -> str:
+    """By what factor a filter is another, or half of the filters are at least; in words where it is 0."""
+    if not gain:
+        return "0, and A's is not" if alone else "0, and A's are not"
+    told = f"{gain:.2f}" if abs(gain) >= 0.1 else f"{gain:.1g}"
+    return f"{told} times A's" + ("" if alone else " or more" if gain > 1 else " or less")
 
 
 def _far(gain: float) -> bool:

@@ -52,6 +52,7 @@ def test_what_does_not_count_is_said(tmp_path, said, note):
         ("[[accepted]\n", "cannot read accepted findings"),
         ("[[acepted]]\nid = 'a'\n", "'acepted'"),
         (entry(resaon='"x"'), "did you mean 'reason'.*; an entry has a fingerprint and a reason"),
+        (entry(expires="2027-06-30"), "did you mean 'until'\\?"),
         (entry(until='"soon"'), "until is a date"),
         (entry(until="5"), "until is a date"),
         (entry(fingerprint='"12"'), "16 hexadecimal digits"),

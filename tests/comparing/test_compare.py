@@ -343,13 +343,15 @@ def test_the_page_says_how_layers_were_found_and_which_were_not(explained):
 def test_one_advice_for_many_layers_stands_once(explained):
     check = explained.check("compare.clipping")
     findings = tuple(
-        Finding(check.id, "medium", 0.1, 0.001, layer, f"{layer} is cut off.", "calibrate again")
+        Finding(check.id, "medium", 0.1, 0.001, layer, f"{layer} is cut off", "calibrate again")
         for layer in ("one", "two", "three", "four", "five")
     )
     found = replace(explained, checks=(replace(check, findings=findings),))
     assert [text for text in advice(found) if "calibrate" in text] == [
         "calibrate again (one, two, three and 2 more layers)"
     ]
+    taken = found.lines({findings[0].fingerprint: "known"})
+    assert any(line.endswith("one is cut off. Accepted: known") for line in taken)
     many = replace(found, checks=(replace(check, findings=findings * 3),))
     assert any(line.endswith("5 more: see the report") for line in many.lines())
 
@@ -458,7 +460,14 @@ def test_the_one_layer_that_was_made_anew_is_named(files, resnet, pictures, weig
 
 
 @pytest.mark.parametrize(
-    ("edit", "words"), [(lambda w: 3 * w, "are 3.00 times A's"), (lambda w: w[::-1], "its weights differ")]
+    ("edit", "words"),
+    [
+        (lambda w: 3 * w, "are 3.00 times A's or more"),
+        (lambda w: 0.4 * w, "are 0.40 times A's or less"),
+        (lambda w: 0.004 * w, "are 0.004 times A's or less"),
+        (lambda w: 0 * w, "half of its filters are 0, and A's are not"),
+        (lambda w: w[::-1], "its weights differ"),
+    ],
 )
 def test_weights_that_are_a_multiple_are_told_from_other_weights(files, resnet, pictures, edit, words):
     b = edited(files.small("resnet"), **{"logits.weight": edit})
