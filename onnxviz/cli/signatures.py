@@ -182,10 +182,24 @@ def offered(wanted: str | Sequence[str]) -> Callable[..., list[str]]:
     def complete(ctx: Any, args: list[str], incomplete: str) -> list[str]:
         with contextlib.suppress(Exception):
             known = map(str, _known(wanted, ctx.params) if isinstance(wanted, str) else wanted)
-            return [name for name in known if name.casefold().startswith(incomplete.casefold())]
+            kind = _Word if os.environ.get(ASKED) == "complete_bash" else str
+            return [kind(name) for name in known if name.startswith(incomplete)]
         return []
 
     return complete
+
+
+class _Word(str):
+    """An offer that typer compares as it is, and writes as bash's line needs it: 'Egyptian cat' would be two words."""
+
+    __slots__ = ()
+
+    def __format__(self, _: str) -> str:
+        try:
+            shlex.split(os.environ.get("COMP_WORDS", ""))
+        except ValueError:  # within a quotation, which bash closes
+            return str(self)
+        return re.sub(r"([^\w@%+=:,./-])", r"\\\1", self)
 
 
 # What a module of the package lists; files are the shell's.
@@ -211,8 +225,10 @@ def _known(wanted: str, given: Mapping[str, Any]) -> Iterable[Any]:
     import onnxviz
 
     warnings.simplefilter("ignore")
-    # Behind an option whose value is typed just now, nothing has been read.
-    model = (
-        given.get("model") or given.get("a") or next(word for word in asked()[1:] if not word.startswith("-"))
-    )
-    return _IN_MODEL[wanted](onnxviz.load(model, labels=given.get("labels"), input=given.get("input")))
+    model = given.get("model") or given.get("a")
+    # Behind an option whose value is typed just now, nothing has been read: the first word that can be opened.
+    for word in [model] if model else [word for word in asked()[1:] if not word.startswith("-")]:
+        with contextlib.suppress(onnxviz.errors.OnnxVizError):
+            net = onnxviz.load(word, labels=given.get("labels"), input=given.get("input"))
+            return _IN_MODEL[wanted](net)
+    return ()

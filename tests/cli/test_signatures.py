@@ -133,7 +133,12 @@ def test_what_is_not_given_is_left_to_the_technique(monkeypatch, shell):
         ("saliency effic", {"efficientnet-lite0"}),
         ("saliency efficientnet-lite0 --method smooth", {"smoothgrad", "smoothgrad-squared"}),
         ("cam efficientnet-lite0 --layer blocks.1.ex", {"blocks.1.expand"}),
-        ("fool efficientnet-lite0 --target Egy", {"Egyptian cat"}),
+        ("cam -m grad-cam efficientnet-lite0 --layer blocks.1.ex", {"blocks.1.expand"}),
+        # What bash would read as two words is written as one; within a quotation it is one.
+        ("fool efficientnet-lite0 --target Egy", {r"Egyptian\ cat"}),
+        (r"fool efficientnet-lite0 --target Egyptian\ c", {r"Egyptian\ cat"}),
+        ('fool efficientnet-lite0 --target "Egy', {"Egyptian cat"}),
+        ("fool efficientnet-lite0 --target jack", {"jackfruit", r"jack-o\'-lantern"}),
         ("ascent efficientnet-lite0 --preset yo", {"yosinski-1", "yosinski-4"}),
         ("predict efficientnet-lite0 --preprocess ima", {"imagenet"}),
         ("predict efficientnet-lite0 --resize ", {"crop", "stretch", "letterbox", "keep"}),
@@ -143,12 +148,13 @@ def test_what_is_not_given_is_left_to_the_technique(monkeypatch, shell):
 )
 def test_the_shell_completes(line, offered):
     words = f"onnxviz {line}"
-    asked = {"_ONNXVIZ_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    place = len(re.findall(r"(?<!\\) ", words))
+    asked = {"_ONNXVIZ_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(place)}
     program = [sys.executable, "-m", "onnxviz"]
     done = subprocess.run(program, capture_output=True, text=True, check=True, env={**os.environ, **asked})
     found = set(done.stdout.split("\n")) - {""}
     assert offered <= found if offered else not found
-    typed = line.rpartition(" ")[2]
+    typed = re.split(r"(?<!\\) ", line)[-1].lstrip('"')
     assert all(name.casefold().startswith(typed.casefold()) for name in found)
     assert done.stderr == ""
 
