@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 from onnxviz._version import __version__
@@ -89,7 +90,8 @@ def __getattr__(name: str) -> Any:
         return value
     if name in _MODULES:
         return importlib.import_module(f"onnxviz.{name}")
-    raise AttributeError(f"module 'onnxviz' has no attribute {name!r}")
+    module = sys.modules[__name__]  # by which Python finds near names
+    raise AttributeError(f"module 'onnxviz' has no attribute {name!r}", name=name, obj=module)
 
 
 def __dir__() -> list[str]:

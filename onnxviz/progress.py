@@ -12,8 +12,9 @@ from onnxviz.errors import UsageError
 
 #: Called with (done, total, what); `total` is None where it is not known. The computation never draws anything.
 Progress = Callable[[int, int | None, str], None]
-#: What a technique takes: such a function, or a bar on a terminal and in a notebook, and silence where stderr is piped.
-Shown = Progress | Literal["auto"]
+#: What a technique takes: such a function, or a bar on a terminal and in a notebook, and silence where stderr is piped;
+#: None: silence everywhere.
+Shown = Progress | Literal["auto"] | None
 
 # Seconds until a bar comes; where there is no terminal, until the first line comes, and from line to line.
 _PATIENCE, _FIRST, _LINE = 1.0, 30.0, 10.0
@@ -25,14 +26,14 @@ def silent(done: int, total: int | None, what: str) -> None:
 
 
 def told(progress: Shown) -> Progress:
-    """The function itself; of 'auto' that nobody has made a bar of (`provenance.recorded` does), silence.
+    """The function itself; of None, or of 'auto' that nobody has made a bar of (`provenance.recorded` does), silence.
 
-    raises   UsageError for another text
+    raises   UsageError for anything else
     """
-    if isinstance(progress, str):
-        if progress != "auto":
-            raise UsageError(f"progress is a function (done, total, what) or 'auto', got {progress!r}")
+    if progress is None or progress == "auto":
         return silent
+    if not callable(progress):
+        raise UsageError(f"progress is a function (done, total, what), 'auto' or None, got {progress!r}")
     return progress
 
 

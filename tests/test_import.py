@@ -81,6 +81,9 @@ def test_every_public_name_is_there():
     assert set(onnxviz.__all__) <= set(dir(onnxviz))
     with pytest.raises(AttributeError, match="nonsense"):
         _ = onnxviz.nonsense
+    with pytest.raises(AttributeError) as told:
+        _ = onnxviz.salency
+    assert told.value.name == "salency" and told.value.obj is onnxviz  # what Python's "Did you mean" goes by
 
 
 def imported(path: Path) -> set[str]:

@@ -102,10 +102,12 @@ def test_a_function_or_silence_instead(net, bars):
     calls = []
     occlusion(net, progress=lambda *call: calls.append(call))
     assert calls and not any(bar.calls for bar in bars)
-    occlusion(net, progress=progress.silent)
-    assert not any(bar.calls for bar in bars)
-    with pytest.raises(UsageError, match="'always'"):
-        occlusion(net, progress="always")
+    for nothing in (None, progress.silent):
+        occlusion(net, progress=nothing)
+        assert not any(bar.calls for bar in bars)
+    for wrong in ("always", True):
+        with pytest.raises(UsageError, match=f"'auto' or None, got {wrong!r}"):
+            occlusion(net, progress=wrong)
 
 
 def test_nothing_is_shown_where_stderr_is_piped(net, capsys, monkeypatch):

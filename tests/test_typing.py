@@ -25,7 +25,7 @@ values: Attribution = onnxviz.occlusion(net, "a.png", window=(32, 16), progress=
 shape: tuple[int, ...] = values.values.shape
 objective = 2 * objectives.logit(3) - objectives.tv()
 onnxviz.cam(net, photo, objective=objective, layers=["a", "b"]).save("a.png")
-onnxviz.rise(net, image=photo, masks=20)
+onnxviz.rise(net, image=photo, masks=20, progress=None)
 onnxviz.segment(net, photo).save("b.png")
 onnxviz.attributions(net, [photo], ["saliency", "grad-cam"], samples=3)
 onnxviz.activations(net, photo, "stem").picture().show()

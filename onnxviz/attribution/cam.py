@@ -68,7 +68,7 @@ def cam(
     signed      keep what speaks against it, as negative values; else they are 0. 'guided-grad-cam' then keeps the sign
                 of the guided gradient
     align       'stretch': the map over the whole picture, as other tools do; 'field': each place at the middle of its
-                receptive field (`cam_layers.matrices` has the measurement)
+                receptive field (see `cam_layers.matrices`)
     percentile  of the magnitudes, drawn in the deepest colour with all that lies above; changes no values. None: 100,
                 or 99 for 'guided-grad-cam', where single pixels stand out
     batch       pictures at once (for 'score-cam': channels at once); None: what memory allows

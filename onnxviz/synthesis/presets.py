@@ -47,7 +47,7 @@ class Recipe:
     blur_high     random Gaussian blur of what the network sees, to, in pixels; 0: none
     draws         differently transformed views a step
     deviation     of the noise to start from
-    power         fourier: how steeply frequencies fall (synthesis/parametrise.py)
+    power         fourier: how steeply frequencies fall (see `synthesis/parametrise.py`)
     band          fourier: the share of all frequencies that are used
     colour        fourier: strength of colours
     l2            weight of λ‖I‖², the picture's mean square
