@@ -13,7 +13,7 @@ from onnxviz.comparing.local import APART_DB, Local, Split
 from onnxviz.comparing.result import Compared
 from onnxviz.comparing.rules import LAYER_SHARE, RULES, STILL
 from onnxviz.comparing.why import Why
-from onnxviz.text import printable
+from onnxviz.text import amount, printable
 
 #: What to do where `Why.saturates`, whatever the form of the file.
 CUT_SUMS: Final = (
@@ -106,6 +106,18 @@ def apart(answers: Answers | None, local: Local | None, why: Why | None, moved: 
         f"layers are measured without ONNX Runtime's optimisations, and B has {local.measured:.0f} dB there; the "
         f"answers have {local.measured - lost:.0f}: {because}"
     )
+
+
+def signal(local: Local, answers: Answers | None) -> tuple[str, str]:
+    """The signal-to-noise ratio at the answers, as B is run where that is far from the layers' runs, and on what."""
+    lost = _lost(local, answers)
+    lost = lost if abs(lost) > APART_DB else 0.0
+    there = f"{local.measured:.1f} dB " if lost else ""
+    note = f"{there}on {amount(local.pictures, 'picture')}, without ONNX Runtime's optimisations"
+    if math.isfinite(local.predicted):
+        note += f"; {local.predicted:.1f} dB predicted from single layers"
+        note += ", layers work on each other" if local.apart else ""
+    return f"{local.measured - lost:.1f} dB", note
 
 
 def _lost(local: Local | None, answers: Answers | None) -> float:

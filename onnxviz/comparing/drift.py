@@ -127,8 +127,8 @@ class Drift:
                 )
         return told
 
-    def sheet(self, method: str) -> Image.Image | None:
-        """The worst pictures side by side, A's map and B's; None where there are none."""
+    def sheet(self, method: str, most: int | None = None) -> Image.Image | None:
+        """The worst pictures (or so many of them) side by side, A's map and B's; None where there are none."""
         from onnxviz.figures.draw import draw_sheet
 
         rows = self.worst.get(method)
@@ -137,9 +137,9 @@ class Drift:
         grid = [
             [replace(one, caption=replace(read, title=f"{read.title}, {whose}"))
              for one, whose, read in zip(pair, "AB", map(caption, pair), strict=True)]
-            for pair in rows
+            for pair in rows[:most]
         ]  # fmt: skip
-        return draw_sheet(grid, names=self.names[method])
+        return draw_sheet(grid, names=self.names[method][:most])
 
 
 def drift(

@@ -44,6 +44,7 @@ MARGIN: Final = 0.1
 _MEND: Final = "mend what stands out there"
 _NONE_LEFT: Final = "no picture could be used: A or B gives NaN or infinities for each"
 _FLIPS: Final = 10  # rows of evidence
+_SHOWN: Final = 2  # pictures of it, large enough to be read
 _EVIDENCE: Final = {
     "picture": "picture",
     "a_label": "A says",
@@ -186,13 +187,13 @@ def _drift(rule: Rule, drift: Drift, parts: Mapping[str, Any]) -> Check:
     for name, one in drift.methods.items():
         lower = exact(one.drifted)[0]
         lowest = max(lowest, lower)
-        sheet = drift.sheet(name) if rule.grade(lower) else None
+        sheet = drift.sheet(name, _SHOWN) if rule.grade(lower) else None
         findings += found(
             rule, lower, name,
             f"{name}: for {one.drifted} the map of B lies further from A's than noise of 1 grey level moves it; "
             f"correlation {one.r or 0:.2f}, A's own under noise {one.own or 0:.2f}.",
             cut(parts) or "see whether B's answers rest on other places: the worst pictures stand side by side",
-            [Evidence("The worst pictures, A's map and B's.", sheet)] if sheet is not None else [],
+            [Evidence("The two worst pictures, A's map and B's.", sheet)] if sheet is not None else [],
         )  # fmt: skip
     return checked(rule, findings=findings, figure=lowest, figures=figures)
 
@@ -248,7 +249,10 @@ def _layer(rule: Rule, local: Local, parts: Mapping[str, Any]) -> Check:
         headline = rule.means.replace("{where}", name)
         findings = [Finding(rule.id, severity, *judged_by, name, told, mend, headline=headline)]
     return checked(
-        rule, findings=findings, figure=worst.z, figures={"layer": name, "share": share, "z": worst.z}
+        rule,
+        findings=findings,
+        figure=f"z {worst.z:.1f}, share {share:.2f}, e {worst.e:.2g}",
+        figures={"layer": name, "share": share, "z": worst.z},
     )
 
 

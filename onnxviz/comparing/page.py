@@ -25,7 +25,7 @@ from onnxviz.auditing.report.page import (
     heat,
 )
 from onnxviz.comparing import local
-from onnxviz.comparing.cause import CUT_SUMS, explained, noise
+from onnxviz.comparing.cause import CUT_SUMS, explained, noise, signal
 from onnxviz.comparing.drift import Flip
 from onnxviz.comparing.judge import MARGIN, missing, verdict
 from onnxviz.comparing.result import PARTS, Compared, differing, quantised, written
@@ -162,11 +162,8 @@ def _numbers(found: Compared) -> Iterator[Number]:
             note,
         )
     if effects is not None and np.isfinite(effects.measured):
-        apart = ", layers work on each other" if effects.apart else ""
-        note = f"on {amount(effects.pictures, 'picture')}, without ONNX Runtime's optimisations"
-        if np.isfinite(effects.predicted):
-            note += f"; {effects.predicted:.1f} dB predicted from single layers{apart}"
-        yield Number(f"{effects.measured:.1f} dB", "signal to noise at the answers", note)
+        value, note = signal(effects, answers)
+        yield Number(value, "signal to noise at the answers", note)
     if split is not None and split.cause is not None and explained(found):
         yield Number(f"{split.shares[split.cause]:.0%}", f"of the noise comes from {split.cause}", str(split))
 
@@ -263,7 +260,7 @@ def _answers(found: Compared) -> Section | None:
     blocks: list[Block] = [table]
     if found.flips:
         caption = "Each with the map of A for its class, and of B for its own."
-        blocks.insert(0, Gallery([_flip(one) for one in found.flips], caption))
+        blocks.insert(0, Gallery([_flip(one) for one in found.flips], caption, laid=True))
     lead = "Those first that A was surest of. All of them are in flips.csv."
     return Section("Changed answers", blocks, lead)
 
@@ -288,7 +285,7 @@ def _pictures(found: Compared) -> Section | None:
         photos = [_photo(method, printable(name), *pair) for name, pair in named]
         if photos:
             caption = f"{method}: the pictures whose maps lie furthest under their floor, A's and B's map over each."
-            blocks.append(Gallery(photos, caption))
+            blocks.append(Gallery(photos, caption, laid=True))
     return Section("Where they look", blocks, "Maps of A and of B for one class, over the same picture.")
 
 

@@ -23,6 +23,7 @@ class Rule:
     measure   what is measured, in words
     levels    the thresholds, the gravest first; none: whatever is found
     below     whether a figure *under* the threshold is a finding
+    told      the threshold in words, where more than one figure decides
     unit      behind the figure and the threshold
     limits    what it cannot see
     pictures  whether it needs pictures
@@ -34,6 +35,7 @@ class Rule:
     measure: str
     levels: tuple[tuple[Severity, float], ...]
     below: bool = False
+    told: str = ""
     unit: str = ""
     limits: str = ""
     pictures: bool = True
@@ -53,6 +55,8 @@ class Rule:
     @property
     def threshold(self) -> str:
         """All thresholds in one text: '< 0.95 (medium < 0.98)'."""
+        if self.told:
+            return self.told
         sign = "<" if self.below else ">"
         (_, first), *rest = [(severity, f"{sign} {value:g}{self.unit}") for severity, value in self.levels]
         return first + "".join(f" ({severity} {text})" for severity, text in rest)
@@ -97,9 +101,9 @@ _LISTED: Final = (
         "compare.layer",
         "Does one layer alone do the damage?",
         "One layer does most of the damage: {where}",
-        "robust z of log e of the layer with the largest share, where that share is ≥ 0.7 and e ≥ 0.03; "
-        "from a share of 0.9 on that alone",
+        "of the layer with the largest share of the damage: robust z of log e, that share, and e",
         (("high", 4.5),),
+        told="z > 4.5, share ≥ 0.7 and e ≥ 0.03; from a share of 0.9 on whatever z",
         limits="Several faulty layers of like effect hide each other; the table has them all the same.",
     ),
     Rule(

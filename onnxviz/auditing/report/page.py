@@ -132,10 +132,14 @@ class Photo:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Photos as a grid; each opens in a lightbox with its answers and its layers."""
+    """Photos as a grid; each opens in a lightbox with its answers and its layers.
+
+    laid   whether each photo's layers, which are few, stand beside it from the first, laid over it
+    """
 
     photos: Sequence[Photo]
     caption: str = ""
+    laid: bool = False
 
 
 Block = Text | Steps | Table | Split | Figure | Gallery

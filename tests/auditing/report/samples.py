@@ -209,6 +209,24 @@ def audited() -> Page:
                 clauses=True)  # fmt: skip
 
 
+def laid() -> Page:
+    """A gallery whose maps stand beside the photos."""
+    rng = np.random.default_rng(3)
+    photos = [
+        Photo(
+            f"photo {i}",
+            scene(rng),
+            "tabby 62% → lynx 31%",
+            [("A: tabby", 0.62), ("B: lynx", 0.31)],
+            [heat("grad-cam", file, blob(rng)) for file in ("A: tabby", "B: lynx")],
+        )
+        for i in range(3)
+    ]
+    return Page(
+        "compare", "two files", sections=[Section("Where they look", [Gallery(photos, "Both.", laid=True)])]
+    )
+
+
 def album() -> Page:
     """Photos with places on a map: three in the left upper corner, six elsewhere."""
     rng = np.random.default_rng(1)

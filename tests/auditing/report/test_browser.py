@@ -14,7 +14,7 @@ import pytest
 
 from onnxviz.auditing.report.page import Page
 from onnxviz.auditing.report.write import write
-from tests.auditing.report.samples import album, audited, comparison, hostile
+from tests.auditing.report.samples import album, audited, comparison, hostile, laid
 
 AXE = Path(__file__).resolve().parents[3] / ".venv-node" / "web" / "node_modules" / "axe-core" / "axe.min.js"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -230,6 +230,26 @@ def test_all_of_it_without_script(opened):
     assert not page.locator("#lightbox").is_visible()
 
 
+@pytest.mark.parametrize(("script", "one_file"), [(True, True), (True, False), (False, True)])
+def test_maps_that_are_laid_are_seen_from_the_first(opened, script, one_file):
+    page = opened(laid, one_file=one_file, java_script_enabled=script)
+    maps = page.locator(".photo .layer img")
+    assert maps.count() == 6 and all(one.is_visible() for one in maps.all())
+    photo, one, other = (
+        where.bounding_box() for where in (page.locator(".photo summary img").first, maps.nth(0), maps.nth(1))
+    )
+    assert photo["x"] < one["x"] < other["x"] and photo["y"] == one["y"] == other["y"]  # side by side
+    assert one["width"] == pytest.approx(photo["width"], rel=0.1)
+    if script:  # and under each map its photo
+        under = "getComputedStyle(document.querySelector('.layer'), '::before').backgroundImage"
+        assert page.evaluate(under).startswith('url("data:image/webp' if one_file else 'url("file:')
+        page.locator(".photo summary").nth(2).click()
+        assert page.locator("#lightbox h2").text_content() == "photo 2"
+        assert page.locator("#lightbox .answers").is_visible()
+        page.locator("#lightbox [data-do=close]").click()
+        assert maps.nth(5).is_visible()
+
+
 def test_on_paper(opened):
     page = opened()
     assert 2 <= sheets(page) <= 10
@@ -262,7 +282,7 @@ def test_an_audit_on_paper_is_four_pages_with_all_that_a_finding_stands_on(opene
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("make", [comparison, hostile, album, audited])
+@pytest.mark.parametrize("make", [comparison, hostile, album, audited, laid])
 def test_it_is_accessible(opened, make, scheme):
     page = opened(make, color_scheme=scheme, bypass_csp=True)
     page.add_script_tag(path=AXE)
