@@ -23,7 +23,7 @@ from onnxviz.comparing.agree import agree, input_check
 from onnxviz.comparing.answers import Answers, answers
 from onnxviz.comparing.cause import in_question
 from onnxviz.comparing.drift import Drift, drift, flips
-from onnxviz.comparing.finite import Finite, finite
+from onnxviz.comparing.finite import Finite, finite, silent
 from onnxviz.comparing.hybrids import Hybrids, ending, rewritten, whole_sums
 from onnxviz.comparing.judge import judged
 from onnxviz.comparing.local import HEALED, advise, local, split
@@ -277,6 +277,8 @@ class _Work:
         self.part("finite", self._finite)
         self.part("matching", lambda: self._matching(x, other))
         matching = self.parts.get("matching")
+        if listing is None and matching is not None:
+            self._silent(matching)
         self.part("runtime", lambda: rewritten(b, other))
         if matching is not None:
             self.part("why", lambda: why(a, b, matching, x, other, layers=self.layers, progress=progress))
@@ -314,6 +316,12 @@ class _Work:
             return finite(self.a, self.b, self.listing.images, reason=self.reasons.get("answers", ""))
         seen = done.pictures + len(done.not_finite)
         return finite(self.a, self.b, self.listing.images, done.bad, seen)
+
+    def _silent(self, matching: Matching) -> None:
+        """Why B could not be judged by A's answers, where no pictures tell: two that are made do."""
+        with contextlib.suppress(*_FAILING), self.a.passing():
+            if told := silent(self.a, matching.a):
+                self.reasons["answers"] = told
 
     def _matching(self, x: np.ndarray, other: np.ndarray) -> Matching:
         apart = slice(None, None, max(1, len(x) // 2))

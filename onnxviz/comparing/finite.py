@@ -17,10 +17,10 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxviz.auditing.finding import Check, Finding, checked
-from onnxviz.comparing.hybrids import ending
-from onnxviz.comparing.noise import whole
+from onnxviz.comparing.hybrids import answers, ending
+from onnxviz.comparing.noise import level, whole
 from onnxviz.comparing.rules import Rule, found
-from onnxviz.comparing.values import portions
+from onnxviz.comparing.values import portions, values
 from onnxviz.errors import OnnxVizError
 from onnxviz.features.stream import source_name
 from onnxviz.graph.analysis.dataflow import constant, dependent
@@ -313,6 +313,22 @@ class Seen:
         elif len(self._given) == 1 and len(self._digests) > 1:
             silent = "A gives the same numbers for every picture: B cannot be judged by A's answers"
         return {"not_finite": tuple(self.names), "bad": {**self._bad}, "silent": silent}
+
+
+def silent(net: Network, model: ir.Model) -> str:
+    """That a network's answers for two pictures that are made hold no signal; '' where they do, or are no numbers.
+
+    model   the network in normal form
+    """
+    seen = Seen()
+    names = answers(net, model)
+    for place, arrays in enumerate(values(net, model, names, net.samples())):
+        given = [arrays[name] for name in names]
+        if not _finite(given):
+            return ""
+        seen.holds([level(array) for array in given], str(place))
+    told: str = seen.told()["silent"]
+    return told
 
 
 def _finite(arrays: Sequence[np.ndarray]) -> bool:

@@ -45,6 +45,10 @@ _MEND: Final = "mend what stands out there"
 _NONE_LEFT: Final = "no picture could be used: A or B gives NaN or infinities for each"
 _FLIPS: Final = 10  # rows of evidence
 _SHOWN: Final = 2  # pictures of it, large enough to be read
+_MANY: Final = 4  # layers, from which on what most have in common is one fault
+_ALL_WASTED: Final = (
+    "see whether A's own values are as they should be, and which pictures B was calibrated on"
+)
 _EVIDENCE: Final = {
     "picture": "picture",
     "a_label": "A says",
@@ -62,10 +66,13 @@ def judged(parts: Mapping[str, Any], reasons: Mapping[str, str], pictures: bool)
     pictures  whether there were any
     """
     checks = []
+    silent = getattr(parts.get("answers"), "silent", "")
     for rule in RULES.values():
         part, ask = _ASKED[rule.id]
         if rule.pictures and not pictures:
             checks.append(checked(rule, "not-run", reason="no pictures were given"))
+        elif rule.pictures and part == "why" and silent:  # what A's values are is no measure of B's ranges
+            checks.append(checked(rule, "not-run", reason=silent))
         elif part in parts:
             checks.append(ask(rule, parts[part], parts))
         else:
@@ -83,7 +90,7 @@ def verdict(found: Compared, fail_on: str, accepted: Mapping[str, str]) -> Verdi
         raise UsageError(f"fail_on is one of {words}; got {quoted(fail_on)}{near(fail_on, FAIL_ON)}")
     if any(counts(one, fail_on, accepted) for one in found.findings):
         return "fail"
-    needed = {"answers", "matching", "local"} if found.pictured else {"matching"}
+    needed = {"answers", "matching"} | ({"local"} if found.pictured else set())
     states = {one.id: one.state for one in found.checks}
     gaps = needed & set(found.reasons) or states.get("compare.matching") == "not-run"
     silent = found.answers is not None and (found.answers.silent or not found.answers.pictures)
@@ -332,6 +339,13 @@ def _range(rule: Rule, why: Why, parts: Mapping[str, Any]) -> Check:
         return need, sentence, "calibrate again: its scale is too large"
 
     done = _each(rule, why, ask)
+    wasted, asked = len(done.findings), done.figures.get("layers", 0)
+    if wasted >= _MANY and wasted > asked / 2:
+        first = done.findings[0]
+        told = (
+            f"{wasted} of {asked} layers need less than {first.threshold:.0%} of their codes' range, first: "
+        )
+        return replace(done, findings=(replace(first, sentence=told + first.sentence, advice=_ALL_WASTED),))
     if done.state != "clean" or not unsure:
         return done
     reason = (

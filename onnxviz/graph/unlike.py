@@ -200,7 +200,7 @@ class _Part:
     def _factor(self, node: ir.Node) -> bool:
         if node.op_type not in _FACTORS or sum(map(self.real, node.inputs)) != 1:
             return False
-        tensors = [constant(value) for value in node.inputs if not self.real(value)]
+        tensors = [numbers_of(value) for value in node.inputs if not self.real(value)]
         return all(tensor is None or tensor.size > 1 for tensor in tensors)
 
     def _behind_product(self, node: ir.Node) -> bool:

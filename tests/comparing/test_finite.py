@@ -219,10 +219,19 @@ def test_b_cannot_be_judged_by_answers_without_signal(files, pictures, tmp_path,
     assert told in found.lines()[0] and verdict(found, "never", {}) == "incomplete"
     report = strict(found, tmp_path / "out")
     assert report["verdict"] == ("incomplete" if same or bias is not None else "fail")
+    assert found.check("compare.range").reason == check.reason  # nor B's ranges by values that A lost
     if bias is not None:
         assert told in found.check("compare.layer").reason
         assert not any(" dB" in line for line in found.lines())
         assert {one["sqnr_db"] for one in report["figures"]["answers"]["outputs"].values()} == {None}
+
+
+@pytest.mark.parametrize(("name", "last"), [("resnet", "logits"), ("segmenter", "classes")])
+def test_without_pictures_two_that_are_made_tell_as_much(files, name, last):
+    parts = {f"{last}.weight": every(0), f"{last}.bias": every(0)}
+    found = little(edited(files.small(name), **parts), files.small(name))
+    assert "one number throughout" in found.lines()[-1] and verdict(found, "never", {}) == "incomplete"
+    assert verdict(little(files.small(name), files.small(name, "QDQ")), "high", {}) == "pass"
 
 
 def test_pictures_that_are_one_picture_are_no_constant_answer(resnet, pictures):

@@ -254,6 +254,15 @@ def test_a_range_is_judged_by_what_its_pictures_tell_of_others(shares, state):
         assert max(shares) <= check.figure <= 1
 
 
+@pytest.mark.parametrize(("wasting", "findings"), [(9, 1), (6, 1), (5, 5), (2, 2)])
+def test_codes_that_most_layers_waste_are_one_finding(wasting, findings):
+    """Of ten: A's own values are too small then, or the calibration was of other pictures."""
+    layers = [ranged([0.1, 0.1, 0.1] if i < wasting else [0.8, 0.8, 0.8]).layers[0] for i in range(10)]
+    check = asked(Why(tuple(layers), pictures=3), "compare.range")
+    assert len(check.findings) == findings
+    assert ("9 of 10 layers" in check.findings[0].sentence) is (wasting == 9)
+
+
 def test_the_tolerance_factor_is_that_of_the_tables():
     for count, factor in ((3, 7.656), (4, 5.144), (16, 2.524)):  # Natrella 1963, table A-7
         shares = np.exp(np.linspace(-1, 1, count) * 1e-3) * 0.1

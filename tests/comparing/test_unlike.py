@@ -127,6 +127,27 @@ def test_what_is_only_written_otherwise_is_not_told(files, name, form):
         assert {both.graft.unlike(layer).told for layer in both.graft.layers} <= {()}
 
 
+@pytest.mark.parametrize("form", ["QDQ", "QOperator"])
+def test_a_number_that_is_held_as_a_code_is_no_weight(form):
+    """Scores of attention times a number: two maps are multiplied, and nothing may have that number in its weights."""
+    m, x = small.Named(), small.pictures(2)
+    rows = [
+        m.layer(f"{n}.rows", "Reshape", m.conv(n, "image", 8, 3, 8, 8), m.constant([0, 8, 81])) for n in "qk"
+    ]
+    turned = m.layer("turned", "Transpose", rows[0], perm=[0, 2, 1])
+    scaled = m.layer(
+        "scaled", "Mul", m.layer("scores", "MatMul", turned, rows[1]), m.constant(np.float32(0.2))
+    )
+    weighed = m.layer("weighed", "MatMul", rows[1], m.layer("soft", "Softmax", scaled, axis=-1))
+    model = m.model(
+        {"image": ("N", 3, 64, 64)}, {m.layer("mean", "ReduceMean", weighed, axes=[2]): ("N", 8, 1)}
+    )
+    a = opened(model)
+    b = opened(quantise.quantise(model, quantise.Scheme(form), quantise.calibrate(model, x)))
+    both = Hybrids(a, b, match(a, b, x), x, x)
+    assert {both.graft.unlike(layer).told for layer in both.graft.layers} == {()}
+
+
 @pytest.mark.parametrize("form", ["unfolded", "folded"])
 def test_float32s_own_rounding_is_nobodys_doing(files, form):
     """Normalisations apart in one file and in the weights of the other: 130 dB, and nothing to do about it."""
