@@ -36,6 +36,18 @@ def test_the_command_list_is_the_programs_and_each_has_an_example_in_its_help():
         assert re.search(rf"Example: onnxviz {command.name}\b", command.help()), command.name
 
 
+@pytest.mark.parametrize("page", ["README", *DOCS])
+def test_the_lines_for_a_shell_name_options_that_there_are(page):
+    text = README if page == "README" else DOCS[page]
+    for line in re.findall(r"^(onnxviz [a-z][^\n]*)|`(onnxviz [a-z][^`]*)`", text, flags=re.M):
+        _, name, *words = "".join(line).split(" # ")[0].split() + [""]
+        if name in COMMANDS:
+            command = COMMANDS[name]
+            groups = (command.of_technique(), command.of_command(), command.of_load(), command.of_all())
+            known = {text for group in groups for option in group.values() for text in option.spelled}
+            assert {word.partition("=")[0] for word in words if re.match("--?[a-z]", word)} <= known, line
+
+
 def test_every_picture_link_and_tool_is_there():
     for folder, text in ((ROOT, README), *((ROOT / "docs", text) for text in DOCS.values())):
         for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
