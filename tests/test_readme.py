@@ -40,7 +40,7 @@ def test_the_command_list_is_the_programs_and_each_has_an_example_in_its_help():
 def test_the_lines_for_a_shell_name_options_that_there_are(page):
     text = README if page == "README" else DOCS[page]
     for line in re.findall(r"^(onnxviz [a-z][^\n]*)|`(onnxviz [a-z][^`]*)`", text, flags=re.M):
-        _, name, *words = "".join(line).split(" # ")[0].split() + [""]
+        _, name, *words = [*"".join(line).split(" # ")[0].split(), ""]
         if name in COMMANDS:
             command = COMMANDS[name]
             groups = (command.of_technique(), command.of_command(), command.of_load(), command.of_all())

@@ -28,8 +28,6 @@ from onnxviz.progress import Progress
 from onnxviz.runtime.providers import quantiser
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from onnxviz.results import Result
 
 _CROP = 320

@@ -149,6 +149,7 @@ class Neighbours(Result):
     embedding     the features that were searched
     queries       the features of the queries
     metric        'l2' or 'cosine'
+    tiles         by ('query' or 'set', place): the picture as it is drawn; None where it cannot be read again
     """
 
     index: np.ndarray = field(repr=False)
