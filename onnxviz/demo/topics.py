@@ -13,7 +13,7 @@ from onnxviz.demo.sections import Shown
 
 @dataclass(frozen=True)
 class Topic:
-    """A row: the words of a section, as its `Section` has them, and what makes the rest of it."""
+    """A row: the words of a section, as its `Section` has them, what makes the rest, and the page that says more."""
 
     anchor: str
     title: str
@@ -21,6 +21,7 @@ class Topic:
     text: str
     command: str
     make: Callable[[Stage], Shown]
+    link: str = ""
 
     def section(self, stage: Stage) -> Section:
         """Run it."""
@@ -29,7 +30,7 @@ class Topic:
         if "{photos}" in command:
             named = [stage.original(photo) for photo in shown.originals or [stage.subject]]
             command = command.replace("{photos}", " ".join(named))
-        words = Text(self.text.format(**shown.words), command)
+        words = Text(self.text.format(**shown.words), command, link=self.link)
         return Section(self.title, [words, *shown.blocks], self.question, self.anchor)
 
 
@@ -40,9 +41,10 @@ TOPICS: tuple[Topic, ...] = (
         "What does the network say of these photos, how sure is it, and which does it take for alike?",
         "One command makes a page of any network and any photos. A line drawn around points of the map leaves "
         "their photos alone in the grid; a photo opens with its answers and with maps for the answer and the class "
-        "that competes with it. The page itself is report/report.html, its table report/photos.csv.",
+        "that competes with it. The page itself stands beside this one, with its table, photos.csv.",
         "onnxviz report efficientnet-lite0 originals/ --methods grad-cam,smoothgrad -o report",
         sections.album,
+        "report/report.html",
     ),
     Topic(
         "audit",
@@ -50,9 +52,10 @@ TOPICS: tuple[Topic, ...] = (
         "May this file ship? A verdict with evidence, for a file whose makers cannot be asked.",
         "Every check says what it measured, its threshold and what it cannot see; one that did not run is never called "
         "clean. The file alone is enough for a first look; photos allow more, their true classes most. The whole "
-        "report is audited/report.html, with SARIF and JUnit for a pipeline beside it.",
+        "report stands beside this page, with SARIF and JUnit for a pipeline.",
         "onnxviz audit efficientnet-lite0 photos/ --fail-on high -o audited",
         sections.audited,
+        "audited/report.html",
     ),
     Topic(
         "occlusion",
@@ -126,9 +129,10 @@ TOPICS: tuple[Topic, ...] = (
         "The network was quantised to 8 bits by ONNX Runtime's own tools, calibrated on these photos. Layers of the "
         "two files find each other by their weights and values, not by their names; each layer is put alone into "
         "the float network, to see how far the answers move; and what putting layers back to float would gain "
-        "was tried. The whole report is compared/report.html.",
+        "was tried.",
         "onnxviz compare efficientnet-lite0 efficientnet-lite0.int8.onnx photos/ -o compared",
         sections.compared,
+        "compared/report.html",
     ),
     Topic(
         "texture",
@@ -139,7 +143,7 @@ TOPICS: tuple[Topic, ...] = (
         "and cuts along the path where they differ least (Efros & Freeman 2001). The last starts from noise "
         "and makes the network's features go together as in the source, whatever stands where (Gatys, Ecker "
         "& Bethge 2015).",
-        "onnxviz texture efficientnet-lite0 bricks.png --method nearest --size 192x192 -o texture.png",
+        "onnxviz texture efficientnet-lite0 texture-source.png --method nearest --size 192x192 -o texture.png",
         sections.textures,
     ),
     Topic(

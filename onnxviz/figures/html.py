@@ -29,11 +29,12 @@ def environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=_harmless,
+        finalize=harmless,
     )
 
 
-def _harmless(value: Any) -> Any:
+def harmless(value: Any) -> Any:
+    """What is put into a page: texts with hidden characters spelt out, nothing for None, markup as it is."""
     if value is None:
         return ""
     if hasattr(value, "__html__") or not isinstance(value, (str, os.PathLike)):

@@ -1,7 +1,9 @@
 import re
 from functools import partial
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 import onnxviz
@@ -82,6 +84,17 @@ def test_the_sections_of_report_and_audit(tmp_path, net, monkeypatch):
     for link in table.links["check"]:
         path, _, place = link.partition("#")
         assert path == "audited/report.html" and f'id="{place}"' in report
+    pages = {row.anchor: row.link for row in topics.TOPICS if row.link}
+    assert set(pages) == {"report", "audit", "compare"}
+    assert all((tmp_path / pages[anchor]).is_file() for anchor in ("report", "audit"))
+
+
+def test_the_texture_command_names_a_source_that_is_there(tmp_path, monkeypatch):
+    made = SimpleNamespace(values=np.zeros((sections._SIDE, sections._SIDE, 3), np.float32))
+    monkeypatch.setattr(photos.Stage, "run", lambda *_, **__: made)
+    sections.textures(photos.Stage(None, tmp_path, photos.photos(), tmp_path, 0, lambda *_: None))
+    (command,) = (row.command for row in topics.TOPICS if row.anchor == "texture")
+    assert read(tmp_path / command.split()[3]).shape == (64, 64, 3)
 
 
 def test_crops_are_drawn_from_the_seed(tmp_path):

@@ -16,7 +16,7 @@ import numpy as np
 from onnxviz.auditing.finding import SEVERITIES, State
 from onnxviz.auditing.report.clauses import CLAUSES
 from onnxviz.auditing.report.page import Block, Figure, Gallery, Page, Photo, Stored, Table, safe_link
-from onnxviz.figures.html import data_uri, environment, loaded, webp
+from onnxviz.figures.html import data_uri, environment, harmless, loaded, webp
 from onnxviz.files import png_bytes
 
 PHOTO: Final = 448  # longest sides in pixels
@@ -122,7 +122,7 @@ def render(page: Page, beside: dict[str, bytes | Stored] | None = None) -> bytes
     beside   None: galleries lie inside the page, as far as there is room (15 MB); a dictionary: it is filled with the
              files, by path, that are to lie beside the page, which loads them as they come into sight
     """
-    from markupsafe import Markup
+    from markupsafe import Markup, escape
 
     pictures = _Pictures(beside)
     env = environment()
@@ -140,6 +140,8 @@ def render(page: Page, beside: dict[str, bytes | Stored] | None = None) -> bytes
         "leaf": lambda name: re.split(r"[/\\]", str(name).rstrip("/\\"))[-1],
         "paragraphs": lambda text: [part for part in re.split(r"\n\s*\n", str(text)) if part.strip()],
         "figure": pictures.figure,
+        "safe_link": safe_link,
+        "typed": lambda text: Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(harmless(text))))),
         "kind": lambda block: type(block).__name__.lower(),
         "grouped": grouped,
         "first_time": lambda name: not (name in seen or seen.add(name)),  # type: ignore[func-returns-value]

@@ -25,11 +25,13 @@ Verdict = Literal["pass", "fail", "incomplete"]
 
 @dataclass(frozen=True)
 class Text:
-    """Paragraphs (an empty line parts them), what can be copied out of them (a command, names), and a heading."""
+    """Paragraphs (an empty line parts them; `words between` these are typed as they stand), what can be copied out of
+    them (a command, names), a heading, and a file beside the page that says more."""
 
     text: str = ""
     code: str = ""
     head: str = ""
+    link: str = ""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import pytest
 from onnxviz.auditing.finding import Check, Finding
 from onnxviz.auditing.report.exchange import junit, sarif
 from onnxviz.auditing.report.html import columns, render, shown
-from onnxviz.auditing.report.page import Gallery, Page, Photo, Section, Table, safe_link
+from onnxviz.auditing.report.page import Gallery, Page, Photo, Section, Table, Text, safe_link
 from onnxviz.text import hidden
 from tests.auditing.report.samples import EVIL, comparison, hostile, scene
 
@@ -113,6 +113,14 @@ def test_hostile_text_is_inert():
 )
 def test_links_stay_in_the_folder(link, stays):
     assert safe_link(link) == (link if stays else "")
+
+
+@pytest.mark.parametrize(("link", "led"), [("report/report.html", True), ("https://a.example/", False)])
+def test_a_text_leads_to_a_page_beside_it_and_marks_what_is_typed(link, led):
+    text = Text("Run `onnxviz inspect <file>` first.", link=link)
+    shown = render(Page("demo", "x", sections=[Section("One", [text])])).decode()
+    assert "Run <code>onnxviz inspect &lt;file&gt;</code> first." in shown
+    assert (f'<a href="{link}">{link}</a>' in shown) == led and (link in shown) == led
 
 
 def test_numbers_are_told_with_three_digits():
