@@ -46,19 +46,32 @@ def grown():
         now.update(then)
 
 
-def products() -> onnx.ModelProto:
-    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 5]) for name in "xy")
+def products(*shape: int, pooled: bool = False) -> onnx.ModelProto:
+    """The running products along axis 1; `pooled`: a network of pictures, whose scores are their means."""
+    inner = "products" if pooled else "y"
+    nodes = [helper.make_node("CumProd", ["x", "axis"], [inner])]
+    if pooled:
+        nodes += [
+            helper.make_node("GlobalAveragePool", [inner], ["pool"]),
+            helper.make_node("Flatten", ["pool"], ["y"]),
+        ]
+    x, y = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", *sizes])
+        for name, sizes in (("x", shape), ("y", shape[:1]))
+    )
     axis = helper.make_tensor("axis", TensorProto.INT64, [], [1])
-    node = helper.make_node("CumProd", ["x", "axis"], ["y"])
-    graph = helper.make_graph([node], "products", [x], [y], [axis])
+    graph = helper.make_graph(nodes, "products", [x], [y], [axis])
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 26)], ir_version=11)
 
 
 def test_a_rule_is_one_function(grown):
     with pytest.raises(onnxviz.errors.UnsupportedOperator, match="CumProd"):
-        onnxviz.gradient_model(products())
+        onnxviz.gradient_model(products(5))
+    pictured = products(3, 12, 12, pooled=True)
+    lacking = "no rule for CumProd"
+    assert lacking in str(onnxviz.inspect(onnxviz.load(pictured, preprocess="unit", provider="cpu")).lines())
     grown("Add a gradient rule")
-    model = onnxviz.gradient_model(products())
+    model = onnxviz.gradient_model(products(5))
     rng = np.random.default_rng(0)
     x, g = rng.uniform(0.5, 1.5, (2, 5)), rng.standard_normal((2, 5))
     feeds = {"x": x.astype(np.float32), "y.cotangent": g.astype(np.float32)}
@@ -67,6 +80,17 @@ def test_a_rule_is_one_function(grown):
     wanted = np.cumsum((g * y)[:, ::-1], axis=1)[:, ::-1] / x
     np.testing.assert_allclose(found["x.gradient"], wanted, rtol=1e-5, atol=1e-6)
     assert re.search(r"^\| CumProd \|[^|]*\| rule \|", operators_page.page(), flags=re.M)
+    net = onnxviz.load(pictured, preprocess="unit", provider="cpu")
+    assert lacking not in str(onnxviz.inspect(net).lines())
+    light = np.maximum(PICTURE, 1)
+    sheet = onnxviz.attributions(net, light, ["gradient", "input-x-gradient"], target=2)
+    picture = net.prepare(light)[0]
+    rest = np.stack([np.prod(np.delete(picture, i, axis=0), axis=0) for i in range(3)])
+    np.testing.assert_allclose(sheet.values[0, 0], rest.sum(axis=0) / 144, rtol=1e-5)
+    explainer = onnxviz.explainer_model(net, "gradient", target=2, fixed=True)
+    session = onnxruntime.InferenceSession(explainer.SerializeToString(), providers=["CPUExecutionProvider"])
+    (heat,) = session.run(["heatmap"], {"image": light[None]})
+    np.testing.assert_allclose(heat[0], sheet.values[0, 0], rtol=1e-5)
 
 
 def test_an_objective_is_one_function(grown):
@@ -88,6 +112,10 @@ def test_an_objective_is_one_function(grown):
         found = technique(net, PICTURE, objective=text, **options)
         assert found.score == pytest.approx(expected, rel=1e-5)
         assert found.label == text
+    sheet = onnxviz.attributions(net, PICTURE, ["gradient", "grad-cam"], objective=text)
+    np.testing.assert_array_equal(
+        sheet.values[0, 0], onnxviz.saliency(net, PICTURE, method="gradient", objective=text).values
+    )
     explainer = onnxviz.explainer_model(net, "gradient", objective=text, fixed=True)
     session = onnxruntime.InferenceSession(explainer.SerializeToString(), providers=["CPUExecutionProvider"])
     (heat,) = session.run(["heatmap"], {"image": PICTURE[None]})
