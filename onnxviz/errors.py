@@ -351,13 +351,14 @@ _T = TypeVar("_T", bound=Callable[..., Any])
 #: A technique that takes the second, and not the first, takes the first for it, too.
 _OTHERWISE: Final = (
     ("layer", "layers"),
+    ("names", "layers"),
     ("layers", "look_into"),
     ("layers", "style_layers"),
     ("channel", "channels"),
-    ("preprocess", "preprocessing"),
+    ("preprocessing", "preprocess"),
     ("position", "neuron"),
 )
-_OLDER: Final = frozenset({"position"})
+_OLDER: Final = frozenset({"position", "names"})
 
 
 def renamed(technique: _T) -> _T:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from onnxviz._version import __version__
-from onnxviz.errors import ModelUnsuitable, UnknownLayer, UsageError, at_least, judging, spelt, ways
+from onnxviz.errors import ModelUnsuitable, UnknownLayer, UsageError, at_least, judging, renamed, spelt, ways
 from onnxviz.graph.open.load import Loaded
 from onnxviz.graph.operators import QUANTISING
 from onnxviz.inputs import ImageLike, Images, as_list
@@ -315,8 +315,9 @@ class Network(Running):
             return meaning.best_steps(self.steps(x), self.label)
         return meaning.best(self.probabilities(x), top, self.label)
 
+    @renamed
     def activations(
-        self, images: Images, names: Sequence[str] | str, *, batch: int | None = None, codes: bool = False
+        self, images: Images, layers: Sequence[str] | str, *, batch: int | None = None, codes: bool = False
     ) -> dict[str, np.ndarray]:
         """The values of layers: {name as given: float32 array with one entry an image, mostly (N, C, H, W)}.
 
@@ -326,7 +327,7 @@ class Network(Running):
                  `Layer.quantised` and the manifest tell them
         raises   UnknownLayer, ImageRejected; UsageError for the codes of a layer that has none
         """
-        wanted = [names] if isinstance(names, str) else list(names)
+        wanted = [layers] if isinstance(layers, str) else list(layers)
         values = {name: self._codes(name) if codes else self.layer(name).name for name in wanted}
         arrays = self.run(self.prepare(images), list(dict.fromkeys(values.values())), batch=batch)
         return {name: arrays[value].astype(np.float32, copy=False) for name, value in values.items()}

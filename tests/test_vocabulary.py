@@ -19,7 +19,9 @@ from onnxviz.errors import UsageError
 PICTURE = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
 FUNCTIONS = [name for name in onnxviz._PUBLIC if name[0].islower()]
 # What other tools, and older versions, call what is called otherwise here.
-NOT_OURS = r"position|place|class_\w+|label|img|pictures?|layer_names?|image_size|shape|loss|outputs"
+NOT_OURS = (
+    r"position|place|class_\w+|label|img|pictures?|layer_names?|image_size|shape|loss|outputs|preprocessing"
+)
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +73,14 @@ def test_both_words_are_a_mistake(small):
         onnxviz.cam(small, PICTURE, layer="relu1", layers=["pool"])
     with pytest.raises(TypeError, match="layers"):  # what takes one layer
         onnxviz.embed(small, [PICTURE], layers=["pool"])
+
+
+def test_a_networks_own_activations_take_the_same_words(small):
+    wanted = small.activations(PICTURE, ["relu1"])["relu1"]
+    for word in ("layers", "layer"):
+        np.testing.assert_array_equal(small.activations(PICTURE, **{word: "relu1"})["relu1"], wanted)
+    with pytest.warns(DeprecationWarning, match="names= is called layers= now"):
+        small.activations(PICTURE, names="relu1")
 
 
 def test_an_older_word_is_warned_of_at_the_line_that_has_it(small):

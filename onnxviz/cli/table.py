@@ -346,7 +346,7 @@ _LISTED: Final = (
             "dynamic_batch": Option(("--fixed-batch",), help="Leave the batch at 1."),
             "dynamic_size": Option(("--fixed-size",), help="Leave height and width fixed."),
             "expose": Option((), list[str], "A layer to make an output, or 'all'.", metavar="LAYER"),
-            "preprocessing": Option(
+            "preprocess": Option(
                 ("--preprocess",), str, "Written into the file: a preset or a JSON file.", metavar="NAME|FILE",
                 complete="presets",
             ),

@@ -93,7 +93,7 @@ def export(
     dynamic_batch: bool = True,
     dynamic_size: bool = True,
     expose: Iterable[str] | bool = False,
-    preprocessing: Preprocessing | Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    preprocess: Preprocessing | Mapping[str, Any] | str | os.PathLike[str] | None = None,
     labels: Sequence[str] | str | os.PathLike[str] | None = None,
     licence: str | None = None,
     verify: bool = True,
@@ -115,7 +115,7 @@ def export(
     dynamic_batch   leave the batch open
     dynamic_size    leave height and width open, where the network allows it and the graph stays as good
     expose          True: every intermediate value as a further output; or the names of some layers
-    preprocessing   how pictures become the input: a preset's name, a JSON file, a `Preprocessing` or its fields;
+    preprocess      how pictures become the input: a preset's name, a JSON file, a `Preprocessing` or its fields;
                     None: what the network's package says
     labels          the classes' names: a list, a file, or 'imagenet'; None: what the network's package says
     licence         of the weights; None: what the network's package says
@@ -138,7 +138,7 @@ def export(
     found = build(source, Wanted(dict(options or {}), random, seed, trust_remote_code))
     shape = asked or found.size or (224, 224)
     depth = channels or found.channels
-    found = _described(found, shape, preprocessing, labels, licence)
+    found = _described(found, shape, preprocess, labels, licence)
     module = _in_float32(found.module)
     with evaluating(module):
         found = _labelled(found, module, (1, depth, *shape), strict=labels is not None)
@@ -222,11 +222,11 @@ def _verified(
 
 
 def _described(
-    found: Source, shape: tuple[int, int], preprocessing: Any, labels: Any, licence: str | None
+    found: Source, shape: tuple[int, int], preprocess: Any, labels: Any, licence: str | None
 ) -> Source:
     from onnxviz.labels import read_labels
 
-    fields = found.preprocessing if preprocessing is None else _fields(preprocessing)
+    fields = found.preprocessing if preprocess is None else _fields(preprocess)
     if fields is not None and fields.get("size") is not None:
         fields = {**fields, "size": list(shape)}
     return replace(

@@ -310,9 +310,10 @@ def test_some_intermediate_values_as_outputs(made):
 # --- what the file says about itself -----------------------------------------------------------------------
 
 
-def test_preprocessing_and_labels_are_written_into_the_file(net, out):
+@pytest.mark.parametrize("word", ["preprocess", "preprocessing"])
+def test_preprocessing_and_labels_are_written_into_the_file(net, out, word):
     fields = PRESETS["imagenet"].to_dict()
-    told = {"preprocessing": "imagenet", "labels": ["a", "b", "c"], "licence": "MIT"}
+    told = {word: "imagenet", "labels": ["a", "b", "c"], "licence": "MIT"}
     export(net, out, **QUICK | {"size": (16, 24)}, **told)
     found = said(out)
     assert found.preprocessing == {**fields, "size": [16, 24]}
