@@ -6,7 +6,7 @@ disagree. An operator that stands in no row is read as one that may do anything.
 quantised and contributed operators, each with the standard operator that moves data as it does.
 
 The only other tables keyed by operator say how one is differentiated (grad/rules) and how torch runs it
-(runtime/torch_backend). docs/operators.md shows all of them side by side (`python tools/operators.py`).
+(backends/torch). docs/operators.md shows all of them side by side (`python tools/operators.py`).
 """
 
 from __future__ import annotations
