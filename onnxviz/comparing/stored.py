@@ -24,7 +24,7 @@ from onnxviz.graph.operators import (
     family,
     operator,
 )
-from onnxviz.graph.quantisers import Quantiser, behind, of_node
+from onnxviz.graph.quantisers import Quantiser, behind, factor, of_node
 from onnxviz.network import Network
 
 # What stands between an int32 bias and its reader: DequantizeLinear, or a Cast and the product with both scales.
@@ -239,30 +239,9 @@ def _quantiser(node: ir.Node, weight: ir.Value) -> Quantiser | None:
         return None
     zero = constant(node.inputs[3]) if len(node.inputs) > 3 else None
     origin = np.zeros(1, np.int64) if zero is None else zero.numpy().reshape(-1).astype(np.int64)
-    scale = _factor(node)
+    scale = factor(node)
     several = max(origin.size, 0 if scale is None else scale.size) > 1
     return Quantiser(ir.DataType(tensor.dtype), scale, origin, 0 if several else None)
-
-
-def _factor(node: ir.Node) -> np.ndarray | None:
-    """The weights' scale of an integer product, whose sums are multiplied by both scales: (x's × the weights')."""
-    value = node.outputs[0]
-    for _ in range(3):  # Cast, then Mul
-        readers = list(value.consumers())
-        if len(readers) != 1:
-            return None
-        if computes(readers[0].op_type) == "multiply":
-            other = next((one for one in readers[0].inputs if one is not value), None)
-            product = None if other is None else other.producer()
-            sources = (
-                product.inputs
-                if product is not None and computes(product.op_type) == "multiply"
-                else (other,)
-            )
-            scales = [tensor for one in sources if (tensor := constant(one)) is not None]
-            return scales[0].numpy().reshape(-1).astype(float) if len(scales) == 1 else None
-        value = readers[0].outputs[0]
-    return None
 
 
 def _stored(one: Reads) -> np.ndarray | None:

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from onnxviz.errors import ModelUnsuitable, judged
 from onnxviz.graph.analysis.twins import view
 from onnxviz.graph.operators import computes, family
+from onnxviz.graph.quantisers import factor, places
 from onnxviz.graph.surgery import cut
 from onnxviz.network import Network
 from onnxviz.provenance import recorded
@@ -223,11 +224,18 @@ def kernel(net: Network, node: ir.Node) -> np.ndarray:
     """
     weight = view(node).input(1)
     array = _constant(net, weight, node)
-    if node.op_type == "QLinearConv":
-        scale, zero = (_constant(net, node.inputs[i], node) for i in (4, 5))
-        column = (-1,) + (1,) * (array.ndim - 1)
-        array = (array.astype(np.float32) - zero.reshape(column)) * scale.reshape(column)
-    return array.astype(np.float32)
+    if array.dtype.kind not in "iu":
+        return array.astype(np.float32)
+    scale, zero = (
+        None if at is None or at >= len(node.inputs) or node.inputs[at] is None
+        else _constant(net, node.inputs[at], node) for at in places(node)
+    )  # fmt: skip
+    if scale is None:  # sums of integers: it stands behind them
+        scale = factor(node)
+    column = (-1,) + (1,) * (array.ndim - 1)
+    real = array.astype(np.float32)
+    real = real if zero is None else real - zero.astype(np.float32).reshape(column)
+    return real if scale is None else (real * scale.reshape(column)).astype(np.float32)
 
 
 def _constant(net: Network, value: ir.Value | None, node: ir.Node) -> np.ndarray:

@@ -203,6 +203,37 @@ def _read(node: ir.Node, at: int) -> Quantiser | None:
     return None if scale is None or zero is None or scale.size != 1 else Quantiser(codes.dtype, scale, zero)
 
 
+def places(node: ir.Node) -> tuple[int | None, int | None]:
+    """Where a node that reads codes as its weights has their scale and their zero point; None: nowhere."""
+    if node.op_type in _WEIGHTS:
+        return _WEIGHTS[node.op_type][1:]
+    row = SPELLINGS.get(node.op_type)
+    if row is None or row.scale is None or len(row.places) < 2:
+        return None, None
+    return row.places[1] + 1, row.places[1] + 2
+
+
+def factor(node: ir.Node) -> np.ndarray | None:
+    """The weights' scale of an integer product, whose sums are multiplied by both scales: (x's × the weights')."""
+    value = node.outputs[0]
+    for _ in range(3):  # Cast, then Mul
+        readers = list(value.consumers())
+        if len(readers) != 1:
+            return None
+        if computes(readers[0].op_type) == "multiply":
+            other = next((one for one in readers[0].inputs if one is not value), None)
+            product = None if other is None else other.producer()
+            sources = (
+                product.inputs
+                if product is not None and computes(product.op_type) == "multiply"
+                else (other,)
+            )
+            scales = [tensor for one in sources if (tensor := constant(one)) is not None]
+            return scales[0].numpy().reshape(-1).astype(float) if len(scales) == 1 else None
+        value = readers[0].outputs[0]
+    return None
+
+
 def behind(value: ir.Value | None) -> ir.Node | None:
     """The DequantizeLinear that a value comes from as it is, or moved; None where there is none."""
     node = None if value is None else value.producer()
@@ -320,8 +351,7 @@ def _held(node: ir.Node, moved: set[ir.Value]) -> Iterator[Held]:
             kind = "weight" if own.dtype in QUANTISED else "bias"
             yield Held(str(source.name), kind, own, _reader(node))
     elif node.op_type in _WEIGHTS:
-        place, scale, zero = _WEIGHTS[node.op_type]
-        weight = _input(node, place)
+        weight, (scale, zero) = _input(node, _WEIGHTS[node.op_type][0]), places(node)
         if weight is not None and weight.dtype in QUANTISED and weight not in moved:
             numbers = _numbers(_input(node, scale), float), _numbers(_input(node, zero), int)
             several = any(one is not None and one.size > 1 for one in numbers)
@@ -338,7 +368,7 @@ def _bias(node: ir.Node) -> Iterator[Held]:
     row = SPELLINGS.get(node.op_type)
     if row is None or row.scale is None or len(row.places) < 3:
         return
-    bias, scale = _input(node, row.places[2]), _input(node, row.places[1] + 1)
+    bias, scale = _input(node, row.places[2]), _input(node, places(node)[0])
     if bias is not None and bias.dtype == ir.DataType.INT32:
         several = scale is not None and any(size != 1 for size in scale.shape or ())
         own = Quantiser(bias.dtype, None, np.zeros(1, np.int64), 0 if several else None)

@@ -105,6 +105,34 @@ def test_quantised_weights_are_read_less_their_zero_points(form):
     assert "9 of the 16 filters" in one.findings[0].sentence
 
 
+_PRODUCTS = {
+    "DynamicQuantizeMatMul": "logits = com.microsoft.DynamicQuantizeMatMul (flat, w, s, z)",
+    "MatMulIntegerToFloat": """x, xs, xz = DynamicQuantizeLinear (flat)
+        logits = com.microsoft.MatMulIntegerToFloat (x, w, xs, s, xz, z)""",
+    "QDQ": "real = DequantizeLinear <axis = 1> (w, s, z) logits = MatMul (flat, real)",
+    "turned": """real = DequantizeLinear <axis = 0> (turned, s, z)
+        there = Transpose <perm = [1, 0]> (real) logits = MatMul (flat, there)""",
+}
+
+
+@pytest.mark.parametrize("form", _PRODUCTS)
+def test_codes_of_a_product_are_read_less_their_zero_points(form):
+    """However they are spelled, and where there are as many filters as inputs: far from 0 all filters are alike."""
+    random = np.random.default_rng(0)
+    zeros = random.integers(140, 160, 48).astype(np.uint8)
+    codes = (zeros + random.integers(-1, 2, (48, 48))).astype(np.uint8)
+    model = networks.written(
+        f"pool = GlobalAveragePool (image) flat = Flatten (pool) {_PRODUCTS[form]}",
+        {"image": ("N", 48, 8, 8)},
+        {"logits": ("N", 48)},
+        {"w": codes, "turned": codes.T.copy(), "s": np.full(48, 0.01, np.float32), "z": zeros},
+    )
+    ((_, _, filters, coded, _),) = layers(load(model).model)
+    assert coded
+    np.testing.assert_array_equal(filters, (codes.astype(np.float32) - zeros).T)
+    assert checked(model, "weights.channels").state == "clean"
+
+
 def test_filters_are_what_makes_a_channel():
     m = Maker()
     x = m("Flatten", m("ConvTranspose", "image", m.random(3, 5, 2, 2)))

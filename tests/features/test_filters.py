@@ -71,6 +71,27 @@ def test_weights_are_found_however_they_are_stored(form):
     np.testing.assert_allclose(found, wanted, atol=step)
 
 
+@pytest.mark.parametrize("zero", [np.uint8(200), np.array([90, 200], np.uint8)], ids=["one", "a filter"])
+def test_codes_whose_scale_stands_behind_their_sums_are_real_numbers(zero):
+    """As ONNX Runtime's dynamic quantiser writes a convolution; the codes themselves have other signs."""
+    codes = np.random.default_rng(0).integers(0, 256, (2, 3, 3, 3)).astype(np.uint8)
+    model = networks.written(
+        """x, s, z = DynamicQuantizeLinear (image)
+        sums = ConvInteger (x, w, z, wz)
+        wide = Cast <to = 1> (sums)
+        both = Mul (s, ws)
+        conv = Mul (wide, both)
+        pool = GlobalAveragePool (conv)
+        logits = Flatten (pool)""",
+        {"image": ("N", 3, 8, 8)},
+        {"logits": ("N", 2)},
+        {"w": codes, "wz": zero, "ws": np.float32(0.02)},
+    )
+    found = onnxviz.filters(onnxviz.load(model, preprocess="unit", provider="cpu")).values
+    wanted = (codes.astype(np.float32) - zero.astype(np.float32).reshape(-1, 1, 1, 1)) * 0.02
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
+
+
 def test_blue_first_networks_show_true_colours():
     plain = networks.tiny_cnn()
     rgb = onnxviz.filters(onnxviz.load(plain, preprocess="imagenet", provider="cpu"))

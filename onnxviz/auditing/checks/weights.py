@@ -13,6 +13,7 @@ from onnxviz.auditing.subject import Subject
 from onnxviz.graph.analysis.twins import view
 from onnxviz.graph.analysis.ways import source
 from onnxviz.graph.operators import computes, family, operator
+from onnxviz.graph.quantisers import behind, of_node, places
 from onnxviz.text import quoted
 
 _ROUNDED: Final = 0.5  # share of a layer of codes: rounding makes small filters zero
@@ -26,7 +27,6 @@ _MOST: Final = 16_384  # filters of a layer that are compared with each other
 _FEWEST: Final = 4  # channels: a layer of fewer has no quarter
 _PICTURES: Final = 20  # from which on channels that never change are counted, ...
 _LOOKED_AT: Final = 64  # ... on so many; told of from twice the threshold on, since others may wake them
-_ZERO_POINTS: Final = {"QLinearConv": 5, "QLinearMatMul": 5, "QGemm": 5, "ConvInteger": 3, "MatMulInteger": 3}
 _COMPARE: Final = "Compare the layer with the network that this file was made from: `onnxviz compare`."
 
 
@@ -149,17 +149,24 @@ def _plain(value: ir.Value) -> ir.Value | None:
 
 def _zero(node: ir.Node, value: ir.Value, array: np.ndarray) -> np.ndarray | float:
     """The zero point of weights that are codes, so that it broadcasts with them."""
-    maker = value.producer()
-    if maker is not None and family(maker.op_type) == "quantisation":
-        holder, place = maker, 2
-    else:
-        holder, place = node, _ZERO_POINTS.get(node.op_type, len(node.inputs))
-    given = holder.inputs[place] if place < len(holder.inputs) else None
+    maker = behind(value)
+    holder, place = (node, places(node)[1]) if maker is None else (maker, 2)
+    given = holder.inputs[place] if place is not None and place < len(holder.inputs) else None
     tensor = None if given is None else source(given)
     if tensor is None:
         return 0.0
-    zero = tensor.numpy().astype(np.float32).reshape(-1)
-    for axis in range(array.ndim):
+    zero = tensor.numpy().astype(np.float32)
+    own = None if maker is None else of_node(maker)
+    if own is not None and own.block and own.axis is not None and zero.ndim == array.ndim:
+        return np.repeat(zero, own.block, own.axis)[tuple(map(slice, array.shape))]
+    zero = zero.reshape(-1)
+    if own is not None and own.axis is not None:
+        first = own.axis % array.ndim
+    else:  # one for each filter
+        twin = view(node)
+        rows = family(twin.op) == "convolution" or bool(twin.attributes.get("transB", 0))
+        first = 0 if rows else array.ndim - 1
+    for axis in (first, *range(array.ndim)):
         if zero.size == array.shape[axis] > 1:
             return zero.reshape([-1 if one == axis else 1 for one in range(array.ndim)])
     return float(zero[0]) if zero.size else 0.0
