@@ -6,7 +6,7 @@ the demo's photos.
     python tools/quantise.py efficientnet-lite0 -o int8                     both forms, per channel
     python tools/quantise.py MODEL --form QDQ --per-tensor -o int8          options of the quantiser
     python tools/quantise.py MODEL --calibrate noise -o int8                a usual mistake
-    python tools/quantise.py MODEL --exclude-nodes exclude.txt -o int8      what `onnxviz compare` advised
+    python tools/quantise.py MODEL --exclude-nodes exclude.json -o int8     what `onnxviz compare` advised
     python tools/quantise.py MODEL --fault scale*8@stem -o int8             a fault, for a tool to find
     python tools/quantise.py MODEL --list-faults                            the faults and where they can be
 
@@ -243,7 +243,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--reduce-range", action="store_true", help="weights in 7 bits")
     parser.add_argument("--pairs", action="store_true", help="QDQ: float weights, quantised when it runs")
     parser.add_argument(
-        "--exclude-nodes", type=Path, metavar="FILE", help="nodes to leave in float, one a line"
+        "--exclude-nodes",
+        type=Path,
+        metavar="FILE",
+        help="nodes to leave in float: exclude.json of `onnxviz compare`, or names, one a line",
     )
     parser.add_argument("--calibrate", choices=("photos", *MISTAKES), default="photos")
     parser.add_argument(
@@ -274,6 +277,7 @@ def made(options: argparse.Namespace) -> int:
     if options.list_faults:
         print("kinds:", *KINDS, "\nlayers:", *(place.layer for place in places(model)), sep="\n  ")
         return 0
+    exclude = tuple(_names(options.exclude_nodes, model)) if options.exclude_nodes else ()
     wrong = [fault(model, text) for text in options.fault]
     ranges = None
     if options.form != "dynamic":
@@ -284,7 +288,6 @@ def made(options: argparse.Namespace) -> int:
                 for one in (sorted(given.iterdir()) if given.is_dir() else [given])
             ] or crops(Path(folder))
             ranges = calibrate(model, inputs(model, pictures, options.calibrate))
-    exclude = tuple(_names(options.exclude_nodes)) if options.exclude_nodes else ()
     options.out.mkdir(parents=True, exist_ok=True)
     for form in ("QDQ", "QOperator") if options.form == "both" else (options.form,):
         scheme = Scheme(
@@ -305,11 +308,19 @@ def made(options: argparse.Namespace) -> int:
     return 0
 
 
-def _names(path: Path) -> list[str]:
-    """Names of nodes: one a line, or a JSON list."""
+def _names(path: Path, model: onnx.ModelProto) -> list[str]:
+    """Names of nodes that there are: one a line, a JSON list, or exclude.json as `onnxviz compare` writes it.
+
+    raises   ValueError for a name that no node has
+    """
     text = path.read_text(encoding="utf-8")
-    found = json.loads(text) if text.lstrip().startswith("[") else text.split("\n")
-    return [name for name in (str(one).strip() for one in found) if name]
+    found = json.loads(text) if text.lstrip()[:1] in ("[", "{") else text.split("\n")
+    found = found["nodes_to_exclude"] if isinstance(found, dict) else found
+    names = [name for name in (str(one).strip() for one in found) if name]
+    known = {node.name for node in model.graph.node}
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"{path}: no node is called {', '.join(map(repr, unknown[:3]))}")
+    return names
 
 
 if __name__ == "__main__":

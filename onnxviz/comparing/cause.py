@@ -18,7 +18,7 @@ from onnxviz.text import amount, printable
 #: What to do where `Why.saturates`, whatever the form of the file.
 CUT_SUMS: Final = (
     "weights of 8 bits times activations of 8 bits: on this processor, which has no VNNI, sums of two products are cut "
-    "at 16 bits; quantise with reduce_range=True, or run it with session.x64quantprecision=1"
+    "at 16 bits; run it with session.x64quantprecision=1, or quantise anew with reduce_range=True (7 bits)"
 )
 #: And where ONNX Runtime's optimisations change what is computed.
 REWRITTEN: Final = (

@@ -319,8 +319,8 @@ def split(hybrids: Hybrids) -> Split:
 
 #: How many layers are put back.
 STEPS: Final = (1, 2, 3, 5, 8)
-#: What a layer must gain in float, in dB, for that to be called a way out.
-WORTH: Final = 0.5
+#: What layers must gain in float, in dB, for that to be advised.
+WORTH: Final = 1.0
 
 
 @dataclass(frozen=True)
@@ -374,8 +374,8 @@ class Advice:
 
     @property
     def best(self) -> Exclusion | None:
-        """The shortest list that gains at least half of what the longest does; None where none gains anything."""
-        lists = [one for one in self.exclusions if one.gain > 0]
+        """The shortest list that gains at least half of what the longest does; None where none is worth it."""
+        lists = [one for one in self.exclusions if one.gain > WORTH]
         most = max((one.gain for one in lists), default=0.0)
         return next((one for one in lists if one.gain >= most / 2), None)
 

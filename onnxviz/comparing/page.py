@@ -198,7 +198,8 @@ def _what_to_do(found: Compared) -> Section | None:
         kept, ends = ("left in float", ", for nodes_to_exclude") if quantised(found) else ("as in A", "")
         caption = f"So many of the first layers {kept}; exclude.json has the names of all these lists{ends}."
         blocks.append(Table(columns, caption, bars={"gain, dB": None}, formats=formats, hints=hints))
-    return Section("What to do", blocks, "Each gain was measured, not guessed.") if blocks else None
+    lead = "Each list was tried, and its gain measured." if chosen is not None else ""
+    return Section("What to do", blocks, lead) if blocks else None
 
 
 def _layers(found: Compared) -> Section | None:
@@ -215,7 +216,7 @@ def _layers(found: Compared) -> Section | None:
     )
     marked = [row for place, row in ranked if place <= FIRST]
     blocks.append(_table(found, _ALL, range(len(found.layers["layer"])), caption, marked))
-    lead = "Its own part in the damage, not what arrives there from other layers."
+    lead = "Its own part in the damage, not what arrives there from other layers." if ranked else ""
     return Section("Which layer", blocks, lead)
 
 
@@ -312,11 +313,11 @@ def _matching(found: Compared) -> Section | None:
         "found by": [_STEPS[step] for step in steps],
         "values": [len(one) for one in of],
         "alike, the least": [min(pair.sure for pair in one) for one in of],
-        "of them under 0.9": [sum(pair.weak for pair in one) for one in of],
+        "less sure": [sum(pair.weak for pair in one) for one in of],
     }
     hints = {
         "alike, the least": "Cosine of the weights, or correlation of the values: 1 where nothing changed.",
-        "of them under 0.9": "Nothing else came into question, or operators tell; layers.csv tells which (weak, sure).",
+        "less sure": "Hardly alike, but nothing else came into question; weak in layers.csv.",
     }
     table = Table(columns, "How they were found.", formats={"alike, the least": ".2f"}, hints=hints)
     blocks: list[Block] = [Text(told), *([table] if steps else [])]

@@ -182,6 +182,8 @@ def test_without_pictures_weights_and_structure_are_compared(files, resnet):
     assert "weights_sqnr_db" in found.layers and "sqnr_db" not in found.layers
     assert "low" in found.layers
     assert not found.pictured and not grave(found)
+    told = " ".join(one.lead for one in page(found).sections)
+    assert "measured" not in told and "damage" not in told
 
 
 def test_true_classes_tell_what_was_broken(resnet, pictures):

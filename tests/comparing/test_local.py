@@ -163,15 +163,22 @@ def test_without_classes_there_is_no_agreement(files):
 
 
 @pytest.mark.parametrize(
-    ("gains", "said"),
-    [((6.0, 7.0), "leave it in float"), ((-0.04, 3.0), "do not help (-0.0 dB)"), ((), "in float")],
+    ("gains", "said", "best"),
+    [
+        ((6.0, 7.0), "leave it in float", 0),
+        ((-0.04, 3.0), "do not help (-0.0 dB)", 1),
+        ((0.2, 0.7), "do not help (+0.2 dB)", None),
+        ((), "in float", None),
+    ],
 )
-def test_what_does_not_help_is_not_a_way_out(gains, said):
+def test_what_does_not_help_is_not_a_way_out(gains, said, best):
     """A scale that is too small cuts off what the layer gives, whoever computes it."""
     lists = tuple(
         Exclusion(("a", "b")[:count], (), 20.0, gain, None, 0.1) for count, gain in enumerate(gains, 1)
     )
-    assert said in Advice(14.0, None, lists, 4).way_out
+    advice = Advice(14.0, None, lists, 4)
+    assert said in advice.way_out
+    assert advice.best is (None if best is None else lists[best])
 
 
 def test_shares_add_up():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -142,7 +143,9 @@ def test_what_is_no_fault_is_told(model):
 
 def test_the_command_writes_what_it_names(tmp_path, capsys, model):
     onnx.save(model, tmp_path / "net.onnx")
-    (tmp_path / "exclude.json").write_text('["block0.conv1"]')
+    advised = {"schema": "onnxviz.exclude/1", "nodes_to_exclude": ["block0.conv1"], "exclude": []}
+    (tmp_path / "exclude.json").write_text(json.dumps(advised))
+    (tmp_path / "exclude.txt").write_text("block0.conv1\nblock9.conv9\n")
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(tmp_path / "a.png")
     arguments = [str(tmp_path / "net.onnx"), str(tmp_path / "a.png"), "-o", str(tmp_path / "out")]
     assert (
@@ -158,6 +161,9 @@ def test_the_command_writes_what_it_names(tmp_path, capsys, model):
     with pytest.raises(SystemExit):
         quantise.main([*arguments, "--fault", "4bit@nowhere"])
     assert "no layer with weights is called 'nowhere'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        quantise.main([*arguments, "--exclude-nodes", str(tmp_path / "exclude.txt")])
+    assert "no node is called 'block9.conv9'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
