@@ -48,6 +48,7 @@ class Album(Result):
     maps        by photo, attributions of each method for the answer and the class that competes with it
     layers      a row a layer: operator, shape, cost, range of its values over the first photos
     pictures    by photo, what the network sees of it, a WebP file; it waits on the disk
+    labels      what the true classes are called
     file        what the network's file is called
     looked      of the layers that were looked into, what their channels look for
     """

@@ -63,6 +63,7 @@ class Audit:
     fail_on    the severity from which on a finding fails the file; 'never'
     manifest   the run manifest
     subject    what was audited, for the report's pictures
+    by, when   who audits, and when that was; None: not told
     """
 
     checks: tuple[Check, ...]

@@ -105,6 +105,7 @@ class Map(Result):
     method      'pca', 'tsne' or 'umap'
     axes        what the two coordinates are called
     cells       the grid: which pictures are on it, and in which cell
+    tiles       by place in `values`: the picture as it is drawn; None where it cannot be read again
     """
 
     rows: np.ndarray = field(repr=False)

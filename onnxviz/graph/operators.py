@@ -5,8 +5,9 @@ place by place, only moves data, keeps the shape or has weights takes the answer
 disagree. An operator that stands in no row is read as one that may do anything. Below it the other spellings: fused,
 quantised and contributed operators, each with the standard operator that moves data as it does.
 
-The only other tables keyed by operator say how one is differentiated (grad/rules) and how torch runs it
-(backends/torch). docs/operators.md shows all of them side by side (`python tools/operators.py`).
+Other tables keyed by operator say how one is differentiated (grad/rules), how torch runs it (backends/torch) and what
+it is written as instead (graph/lift, graph/fused). docs/operators.md shows them side by side (`python
+tools/operators.py`).
 """
 
 from __future__ import annotations
