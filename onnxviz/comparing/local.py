@@ -148,7 +148,8 @@ def local(hybrids: Hybrids, *, heal: int = HEALED, progress: Progress = silent) 
     healed = hybrids.distances(variants, progress=progress, what="healing").moved
     cured = dict(zip(tried, map(decibels, _means(healed, sound)), strict=True))
     least = decibels(float(moved[0])) + _HEALS_DB if moved[0] <= _MUCH else -math.inf
-    back = [place for place in odd if cured.get(place, math.inf) < least and effects[place] < math.inf]
+    still = moved[0] <= FLOAT32
+    back = [at for at in odd if (still or cured.get(at, math.inf) < least) and effects[at] < math.inf]
     shares, scores = _shares(np.where(np.isin(range(len(names)), back), 0.0, effects)), robust_z(effects)
     found = []
     for place, name in enumerate(names):

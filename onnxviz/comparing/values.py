@@ -23,6 +23,7 @@ import onnx_ir as ir
 
 from onnxviz.graph.analysis.dataflow import constant
 from onnxviz.graph.analysis.probe import Facts
+from onnxviz.graph.operators import WEIGHTED
 from onnxviz.graph.seams import Seam
 from onnxviz.graph.surgery import cut
 from onnxviz.network import Network
@@ -122,6 +123,20 @@ def gains(
             theirs.clear()
         factors = {one.a: sums[one.a].factors() for one in portion}
         found |= {name: factor for name, factor in factors.items() if factor is not None}
+    return found
+
+
+def beside(model: ir.Model, layers: Collection[str]) -> set[str]:
+    """The values that these layers give or read, with none but operators without weights between."""
+    found: set[str] = set()
+    for nodes, way in ((list(model.graph), 1), (list(reversed(model.graph)), -1)):
+        reached: set[ir.Value | None] = set()
+        for node in nodes:
+            start, end = (node.inputs, node.outputs)[::way]
+            passes = node.op_type not in WEIGHTED and not reached.isdisjoint(start)
+            if passes or node.name in layers:
+                reached.update(end)
+        found.update(value.name or "" for value in reached if value is not None)
     return found
 
 

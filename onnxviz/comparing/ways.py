@@ -17,7 +17,7 @@ import onnx_ir as ir
 from onnxviz.comparing.kernels import Kernel
 from onnxviz.comparing.sides import Side, hands_on
 from onnxviz.errors import LimitExceeded, ModelRejected, RuntimeFailed, WorkerCrashed
-from onnxviz.graph.analysis.dataflow import FLOATS, constant, reads
+from onnxviz.graph.analysis.dataflow import FLOATS, by_name, constant, reads
 from onnxviz.graph.analysis.twins import view
 from onnxviz.graph.operators import (
     BY_STATISTICS,
@@ -28,13 +28,14 @@ from onnxviz.graph.operators import (
     computing,
     operator,
 )
-from onnxviz.graph.quantisers import of_node
+from onnxviz.graph.quantisers import behind, of_node
 from onnxviz.graph.seams import Joint
 
 # What stands behind a layer in one file, and is in its weights and its bias in another.
 _FOLDED: Final = computing("add subtract multiply divide") | BY_STATISTICS
 _ACTIVATIONS: Final = frozenset({"activation", "softmax", "function", "quantisation", "unknown"})
 _BOUNDING: Final = frozenset({"maximum", "minimum", "where", "quantize", "quantize_measured", "multiply"})
+_RECTIFYING: Final = ("relu", "clip")
 _EITHER_WAY: Final = computing("add multiply maximum minimum total total_mean")
 
 # Where functions are asked; how far two may be apart that are the same, in parts of their size: a SiLU and a HardSwish
@@ -248,3 +249,22 @@ def origins(side: Side, made: Ways, value: ir.Value, held: Collection[int]) -> s
 def may_bound(op: str) -> bool:
     """Whether an operator may do what an activation does, or a quantiser in its place."""
     return operator(op).family in _ACTIVATIONS or computes(op) in _BOUNDING
+
+
+def rectifiers_lost(a: ir.Model, b: ir.Model, twins: Mapping[str, str]) -> dict[str, str]:
+    """By the name of A's value in front of it, each Relu and Clip of A that B has nothing in the place of.
+
+    twins   A's values and B's
+    """
+    theirs = by_name(b.graph)
+    found = {}
+    for node in a.graph:
+        x, y = node.inputs[0] if node.inputs else None, node.outputs[0]
+        if x is None or y.name in twins or len(x.uses()) != 1 or computes(node.op_type) not in _RECTIFYING:
+            continue
+        twin = theirs.get(twins.get(x.name or "", ""))
+        if twin is None or behind(twin) is not None:
+            continue
+        if not any(may_bound(reader.op_type) for reader in twin.consumers()):
+            found[x.name or ""] = y.name or ""
+    return found

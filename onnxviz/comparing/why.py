@@ -7,7 +7,7 @@ is kept from one picture to the next, and of one picture no more than a portion 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
@@ -18,13 +18,12 @@ from onnxviz.auditing.statistics import Likeness
 from onnxviz.comparing.match import Matching, Pair
 from onnxviz.comparing.rules import CLIPPED, CLIPPED_BY
 from onnxviz.comparing.stored import Codes, Held, frequent, held_as
-from onnxviz.comparing.values import Ends, gains, portions, size, used, values, widest
-from onnxviz.comparing.ways import may_bound
+from onnxviz.comparing.values import Ends, beside, gains, portions, size, used, values, widest
+from onnxviz.comparing.ways import rectifiers_lost
 from onnxviz.comparing.weights import WeightFigures, weight_figures
 from onnxviz.errors import UsageError
 from onnxviz.graph.analysis.dataflow import by_name
-from onnxviz.graph.operators import computes
-from onnxviz.graph.quantisers import Quantiser, behind, written_as_integers
+from onnxviz.graph.quantisers import Quantiser, written_as_integers
 from onnxviz.graph.seams import Seam
 from onnxviz.network import Network
 from onnxviz.progress import Progress, silent
@@ -34,7 +33,6 @@ from onnxviz.text import amount, printable
 # Bytes of A's values of one picture that are held at a time; B's are as many.
 _BYTES: Final = 1 << 23
 _ALIKE: Final = 0.9  # cosine from which on a value is much the same in both
-_RECTIFYING: Final = ("relu", "clip")
 _HALF: Final = 0.5  # share of a range under which it is worth a word that no more is filled
 _WIDEST: Final = 16  # bits of codes that are counted one by one
 _MOST_DB: Final = 3.0  # half of a noise's power
@@ -47,7 +45,7 @@ class LayerFigures:
     pair           which values
     sqnr           cumulative, in decibels: 20·log10(‖A‖ / ‖A − B‖) over all pictures
     cosine         of A's and B's values over all pictures, −1 to 1
-    a_low, a_high  A's smallest and largest value
+    a_low, a_high  A's smallest and largest value; in B's units where it would lie beyond an equalised layer's range
     ends           the same of each picture; of B's values where B holds them in other units (equalised)
     codes          type of B's codes: 'uint8'
     bits           of each
@@ -102,6 +100,15 @@ class LayerFigures:
         return max(self.low - self.a_low, self.a_high - self.high, 0.0) / max(self.high - self.low, 1e-30)
 
     @property
+    def cut_off(self) -> bool:
+        """Whether many values lie beyond a range that the file states, or some far beyond."""
+        return (
+            not self.dynamic
+            and bool(self.beyond)
+            and ((self.beyond or 0.0) > CLIPPED or self.further >= CLIPPED_BY)
+        )
+
+    @property
     def worst(self) -> WeightFigures | None:
         """Of its weights those that lie furthest under what is predicted."""
         return max(self.weights, key=lambda one: one.short or 0.0, default=None)
@@ -110,7 +117,7 @@ class LayerFigures:
         """What stands out, for a reader; nothing where nothing does."""
         told = []
         name = printable(self.pair.layer, 80)
-        if not self.dynamic and self.beyond and (self.beyond > CLIPPED or self.further >= CLIPPED_BY):
+        if self.cut_off:
             ends = (self.below, "under", self.low), (self.above, "over", self.high)
             lie = " and ".join(
                 f"{100 * share:.2g} % {side} {edge:.4g}" for share, side, edge in ends if share
@@ -205,44 +212,21 @@ def why(
     layers     of A, those that are looked at; None: all
     raises     UsageError for different numbers of pictures; what running raises
     """
-    other = x if xb is None else xb
-    if len(x) != len(other) or not len(x):
-        raise UsageError(
-            f"expected as many pictures for B as for A, one or more; got {len(other)} and {len(x)}"
-        )
+    nets, arrays = (a, b), (x, x if xb is None else xb)
+    if not len(x) == len(arrays[1]) > 0:
+        counts = " and ".join(str(len(side)) for side in arrays[::-1])
+        raise UsageError(f"expected as many pictures for B as for A, one or more; got {counts}")
     pairs = [pair for pair in matching.pairs if layers is None or pair.layer in layers]
     figures: list[LayerFigures] = []
-    sizes = {value.name: size(value) for node in matching.a.graph for value in node.outputs}
-    held = {
-        value.name: held_as(value)
-        for value in (*matching.b.graph.inputs, *(v for node in matching.b.graph for v in node.outputs))
-    }
-    for portion in portions(pairs, [sizes.get(pair.a, 0) for pair in pairs], _BYTES):
-        sums = [_Sums(pair, held[pair.b]) for pair in portion]
-        sides = [
-            values(net, model, names, pictures)
-            for net, model, names, pictures in (
-                (a, matching.a, [pair.a for pair in portion], x),
-                (b, matching.b, [name for one in sums for name in one.names], other),
-            )
-        ]
-        for done, (ours, theirs) in enumerate(zip(*sides, strict=True), start=1):
-            for one in sums:
-                one.add(ours, theirs)
-            ours.clear()
-            theirs.clear()
-            progress(len(figures) * len(x) + done * len(portion), len(pairs) * len(x), "values")
-        listed = [(one.figures(), one.of_b) for one in sums]
-        figures += _in_b_units(listed, (a, b), matching, (x, other))
+    for sums in _summed(nets, matching, pairs, arrays, progress=progress):
+        figures += _in_b_units([(one.figures(), one.of_b) for one in sums], nets, matching, arrays)
     alike = {one.pair.a for one in figures if (one.cosine or 0.0) >= _ALIKE}
-    found, codes = weight_figures(a, b, matching, x[:1], other[:1], alike)
-    theirs = [one.codes for one in figures]
+    found, codes = weight_figures(a, b, matching, x[:1], arrays[1][:1], alike)
+    equalised = beside(matching.a, {w.node_a for _, w in found if w.rescaled}) - alike
+    figures = list(_cut_off_in_b_units(figures, equalised, nets, matching, arrays))
     named = by_name(matching.a.graph)
-    ours = [
-        own and own.quantiser.codes
-        for own in map(held_as, filter(None, (named.get(pair.a) for pair in pairs)))
-    ]
-    lost = _lost(matching)
+    ours = [own.quantiser.codes for pair in pairs if (own := held_as(named[pair.a])) is not None]
+    lost = rectifiers_lost(matching.a, matching.b, {pair.a: pair.b for pair in matching.pairs})
     figures = [
         replace(
             one,
@@ -256,29 +240,11 @@ def why(
         tuple(w for layer, w in found if layer not in {one.pair.a for one in figures} and layers is None),
         len(x),
         replace(codes[0], activations=frequent(ours), written=written_as_integers(a.model)),
-        replace(codes[1], activations=frequent(theirs), written=written_as_integers(b.model)),
+        replace(
+            codes[1], activations=frequent(one.codes for one in figures), written=written_as_integers(b.model)
+        ),
         machine(),
     )
-
-
-def _lost(matching: Matching) -> dict[str, str]:
-    """By the name of A's value in front of it, each Relu and Clip of A that B has nothing in the place of."""
-    made = {pair.a for pair in matching.pairs}
-    twins = {pair.a: pair.b for pair in matching.pairs}
-    theirs = by_name(matching.b.graph)
-    found = {}
-    for node in matching.a.graph:
-        x, y = node.inputs[0] if node.inputs else None, node.outputs[0]
-        if x is None or y.name in made or len(x.uses()) != 1 or computes(node.op_type) not in _RECTIFYING:
-            continue
-        twin = theirs.get(twins.get(x.name or "", ""))
-        if (
-            twin is not None
-            and behind(twin) is None
-            and not any(may_bound(node.op_type) for node in twin.consumers())
-        ):
-            found[x.name or ""] = y.name or ""
-    return found
 
 
 def _unrectified(one: LayerFigures, called: str | None) -> tuple[str, int] | None:
@@ -309,11 +275,68 @@ def _in_b_units(
         yield replace(one, ends=tuple(ends), used=share) if one.pair.a in found else one
 
 
+def _cut_off_in_b_units(
+    figures: Sequence[LayerFigures],
+    equalised: Collection[str],
+    nets: tuple[Network, Network],
+    matching: Matching,
+    arrays: tuple[np.ndarray, np.ndarray],
+) -> Iterator[LayerFigures]:
+    """The figures; where A's values lie beyond the range of B's that are in other units, they are told of A's times the
+    factors.
+
+    equalised   A's values that have other units by B's weights: what is cut off may else look like factors
+    """
+    odd = [one.pair for one in figures if one.cut_off and one.pair.a in equalised]
+    seams = [Seam(pair.a, pair.b, pair.axes) for pair in odd]
+    factors = gains(nets, (matching.a, matching.b), seams, arrays) if odd else {}
+    again = [pair for pair in odd if pair.a in factors]
+    found = {
+        one.pair.a: one.figures() for sums in _summed(nets, matching, again, arrays, factors) for one in sums
+    }
+    for one in figures:
+        new = found.get(one.pair.a)
+        yield one if new is None else replace(new, sqnr=one.sqnr, cosine=one.cosine)
+
+
+def _summed(
+    nets: tuple[Network, Network],
+    matching: Matching,
+    pairs: Sequence[Pair],
+    arrays: tuple[np.ndarray, np.ndarray],
+    factors: Mapping[str, np.ndarray] | None = None,
+    progress: Progress = silent,
+) -> Iterator[list[_Sums]]:
+    """The sums of the pairs over all pictures, a portion at a time.
+
+    factors   by A's names, what A's values are multiplied by first
+    """
+    sizes = {value.name: size(value) for node in matching.a.graph for value in node.outputs}
+    held = {
+        value.name: held_as(value)
+        for value in (*matching.b.graph.inputs, *(v for node in matching.b.graph for v in node.outputs))
+    }
+    count, pictures = 0, len(arrays[0])
+    for portion in portions(pairs, [sizes.get(pair.a, 0) for pair in pairs], _BYTES):
+        sums = [_Sums(pair, held[pair.b], (factors or {}).get(pair.a)) for pair in portion]
+        names = [pair.a for pair in portion], [name for one in sums for name in one.names]
+        sides = [values(*side) for side in zip(nets, (matching.a, matching.b), names, arrays, strict=True)]
+        for done, (ours, theirs) in enumerate(zip(*sides, strict=True), start=1):
+            for one in sums:
+                one.add(ours, theirs)
+            ours.clear()
+            theirs.clear()
+            progress(count * pictures + done * len(portion), len(pairs) * pictures, "values")
+        count += len(portion)
+        yield sums
+
+
 class _Sums:
     """What is kept of a pair of values: sums, ends, and which codes occurred."""
 
-    def __init__(self, pair: Pair, held: Held | None) -> None:
+    def __init__(self, pair: Pair, held: Held | None, factor: np.ndarray | None = None) -> None:
         self.pair = pair
+        self._factor = factor
         self._held = held
         self.names = [pair.b, *(held.measured if held is not None else ())]
         self._likeness = Likeness()
@@ -328,8 +351,9 @@ class _Sums:
 
     def add(self, ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:
         axes, y = self.pair.axes, theirs[self.pair.b]
+        x = ours[self.pair.a] if self._factor is None else ours[self.pair.a] * self._factor
         # A in B's layout: a scale for each place of an axis lies as B has it.
-        x = ours[self.pair.a] if axes is None else ours[self.pair.a].transpose(np.argsort(axes))
+        x = x if axes is None else x.transpose(np.argsort(axes))
         if x.shape != y.shape:
             x = x.reshape(y.shape)
         if not (np.isfinite(x).all() and np.isfinite(y).all()):

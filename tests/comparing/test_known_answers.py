@@ -245,6 +245,45 @@ def test_another_form_of_the_bundled_network(net, bundled, probes, variant, most
     assert max((one.e for one in effects.effects), default=0) <= most
 
 
+def levelled(seed: int, factors: Any) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """A network, and itself with channels of norms times factors of their ranges, which the next layers take back."""
+    model = small.resnet(seed=seed)
+    names = [f"block{block}.relu1" for block in range(3)]
+    ranges = small.opened(model).run(small.pictures(32), names)
+    changes: dict[str, Any] = {}
+    for block, name in enumerate(names):
+        s = factors(ranges[name].max(axis=(0, 2, 3))).astype(np.float32)
+        changes |= {f"block{block}.norm1.{part}": lambda x, s=s: x * s for part in ("scale", "bias")}
+        changes[f"block{block}.conv2.weight"] = lambda w, s=s: w / s[None, :, None, None]
+    return model, edited(model, **changes)
+
+
+@pytest.mark.parametrize("form", ["QDQ", "QOperator"])
+@pytest.mark.parametrize(("seed", "layer"), [(1, "block2.relu1"), (2, "block1.relu1")])
+def test_a_range_is_held_in_its_own_units_where_channels_are_levelled(form, seed, layer):
+    """The strongest channels are made weaker: A's values lie far beyond what B holds, and nothing is cut off. A scale
+    that is too small cuts off all the same."""
+    a, b = levelled(
+        seed, lambda top: np.where(top > np.median(top), 0.5 ** (1 + np.arange(len(top)) % 3), 1.5)
+    )
+    b = quantise.quantise(
+        b, quantise.Scheme(form, reduce_range=True), quantise.calibrate(b, small.pictures(32))
+    )
+    x = small.photos(6, seed=9)
+    for cut in (False, True):
+        other = edited(b, **{f"{layer}_scale": lambda scale: scale / 4}) if cut else b
+        found = compared(*(opened(model, **small.SCALED) for model in (a, other)), x)
+        told = [one.where for one in found.findings if one.id == "compare.clipping"]
+        assert told == ([layer] if cut else []) and (cut or not grave(found))
+
+
+def test_where_nothing_moves_the_answers_no_layer_is_a_fault():
+    """Of channels that are dead on the few pictures that are looked at nobody knows the units."""
+    a, b = levelled(0, lambda top: 0.5 ** np.round(np.log2(np.maximum(top, 1))))
+    found = compared(*(opened(model, **small.SCALED) for model in (a, b)), small.photos(6, seed=9))
+    assert found.effects.still and not grave(found)
+
+
 def test_pruning_is_a_change_of_weights(net, bundled, probes):
     x, b = probes[:2], opened(variants.pruned(bundled))
     matching = match(net, b, x)
