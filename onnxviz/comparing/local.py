@@ -49,7 +49,7 @@ class LocalEffect:
     a_codes  how A holds as integers what B does not: 'uint8 per tensor'
     nodes    names of A's operators up to this layer
     taken_back  whether it does much more alone than all of B, and healing it gains nothing: it has no share then
-    numbers  constants that B has otherwise, of a norm or PRelu
+    numbers  constants that B has otherwise, of a norm or PRelu, each with the name of A's operator
     """
 
     layer: str
@@ -64,7 +64,7 @@ class LocalEffect:
     a_codes: str = ""
     nodes: tuple[str, ...] = ()
     taken_back: bool = False
-    numbers: tuple[str, ...] = ()
+    numbers: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -148,8 +148,7 @@ def local(hybrids: Hybrids, *, heal: int = HEALED, progress: Progress = silent) 
     healed = hybrids.distances(variants, progress=progress, what="healing").moved
     cured = dict(zip(tried, map(decibels, _means(healed, sound)), strict=True))
     least = decibels(float(moved[0])) + _HEALS_DB if moved[0] <= _MUCH else -math.inf
-    still = moved[0] <= FLOAT32
-    back = [at for at in odd if (still or cured.get(at, math.inf) < least) and effects[at] < math.inf]
+    back = [place for place in odd if cured.get(place, math.inf) <= least and effects[place] < math.inf]
     shares, scores = _shares(np.where(np.isin(range(len(names)), back), 0.0, effects)), robust_z(effects)
     found = []
     for place, name in enumerate(names):

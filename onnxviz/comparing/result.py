@@ -219,9 +219,14 @@ def reason(
     if effect.unlike and one.unrectified is None:
         told.insert(0, f"computed otherwise: {printable('; '.join(effect.unlike), 160)}")
     if not any(figures.rescaled for figures in of):
-        # Of a norm behind a product its own numbers say more than the bias that these come to.
-        told = [text for text in told if not (effect.numbers and text.startswith("its bias differs"))]
-        told += effect.numbers
+        behind = {norm: figures for figures in (weights or {}).values() for norm in figures.norms}
+        numbers = [text for node, text in effect.numbers if node not in behind]
+        # Of a norm behind a product its own numbers say more than the bias that these come to; where the product has
+        # other weights for them, what both make together is what counts.
+        told = [text for text in told if not (numbers and text.startswith("its bias differs"))]
+        nodes = [node for node, _ in effect.numbers if node in behind]
+        told += dict.fromkeys([*numbers, *(text for node in nodes for text in behind[node].sentences())])
+    told = list(dict.fromkeys(told))
     return "; ".join(told or _rounding(one, effect, of) or ["computed otherwise"])
 
 

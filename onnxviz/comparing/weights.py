@@ -59,6 +59,8 @@ class WeightFigures:
     overflow         biases that int32 does not hold in B's steps; None where B's bias is no int32
     rescaled         whether B's filters are A's times factors that the next layer takes back (equalisation): all other
                      figures are told behind these factors
+    norms            A's nodes behind it whose numbers may be other ones in B: what they make with these weights is told
+                     here
     bias             decibels of A's bias over what B's differs, with all that is added behind; None where it is not
                      known, or differs by no more than B's steps
     """
@@ -80,6 +82,7 @@ class WeightFigures:
     overflow: int | None = None
     rescaled: bool = False
     bias: float | None = None
+    norms: tuple[str, ...] = ()
 
     @property
     def short(self) -> float | None:
@@ -216,13 +219,20 @@ def _told(one: Stored, other: Stored, reads: Reads, twin: Reads, narrow: bool) -
     back in the one file or the other."""
     plain = _figures(one, other, reads, twin, narrow)
     apart = reads.normalised != twin.normalised
-    if plain is None or not (apart or _differs(plain)):
-        return plain
+    if plain is None:
+        return None
+    norms = tuple(step.node.name or "" for step in reads.behind)
+    if not (apart or _differs(plain)):
+        ours, theirs = (side.behind(layer, plain.filters)[0] for side, layer in ((one, reads), (other, twin)))
+        near = np.abs(ours - theirs) <= _ROUNDED * np.abs(theirs).max(initial=0)
+        return replace(
+            plain, norms=norms if near.all() and (plain.bias is None or plain.bias >= _BIAS) else ()
+        )
     fitted = _as_held(one, other, reads, twin)
     figures = None if fitted is None else _figures(one, other, reads, twin, narrow, fitted)
     if figures is None or figures.sqnr is None or plain.sqnr is None:
         return plain
-    return figures if apart or figures.sqnr > plain.sqnr else plain
+    return replace(figures, norms=norms) if apart or figures.sqnr > plain.sqnr else plain
 
 
 def _as_held(one: Stored, other: Stored, reads: Reads, twin: Reads) -> np.ndarray | None:

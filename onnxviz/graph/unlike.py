@@ -63,14 +63,15 @@ class Unlike:
     twins     by B's operator, A's that does there what A does; None where they cannot be laid on each other
     laid      by B's value, operators of A that B lacks behind it
     weights   whether, where they cannot, both files have the same weights there
-    numbers   constants that are no weights of a product, and differ by more than rounding: of a norm, of PRelu
+    numbers   constants that are no weights of a product (of a norm, of PRelu) and differ by more than rounding, with the
+              name of A's operator
     """
 
     told: tuple[str, ...] = ()
     twins: Mapping[ir.Node, Twin] | None = None
     laid: Mapping[ir.Value, Sequence[ir.Node]] = field(default_factory=dict)
     weights: bool = False
-    numbers: tuple[str, ...] = ()
+    numbers: tuple[tuple[str, str], ...] = ()
 
 
 def unlike(a: Side, b: Side, cut: Cut) -> Unlike:
@@ -109,7 +110,9 @@ def unlike(a: Side, b: Side, cut: Cut) -> Unlike:
             told.append(f"the inputs of {one.op_type} stand in another order{where}")
         if other or differing or order is not None:
             twins[two] = _twin(one, two, order, own, theirs, other)
-    numbers = () if turned else tuple(text for pair in pairs for text in _numbers(*pair))
+    numbers = (
+        () if turned else tuple((pair[0].name or "", text) for pair in pairs for text in _numbers(*pair))
+    )
     if not told:
         return Unlike(numbers=numbers)
     told = list(dict.fromkeys(told))

@@ -236,6 +236,33 @@ def test_constants_that_are_no_weights_are_told(files, tensor, change, told):
     assert re.fullmatch(told, reason(found))
 
 
+@pytest.mark.parametrize("form", ["float", "QDQ", "QOperator"])
+@pytest.mark.parametrize("part", ["scale", "var"])
+@pytest.mark.parametrize("fault", [False, True])
+def test_what_a_layer_and_its_norm_make_together_is_told(form, part, fault):
+    """Filters times factors that the norm behind them takes back by its mean and one of its other numbers."""
+    model = small.resnet()
+    s = np.random.default_rng(0).uniform(0.4, 2.5, 32).astype(np.float32)
+    other = edited(
+        model,
+        **{
+            "block1.conv1.weight": lambda w: w * s[:, None, None, None],
+            "block1.conv1.bias": lambda bias: bias * s,
+            "block1.norm1.mean": lambda mean: mean * s,
+            "block1.norm1.scale": lambda scale: scale / s if part == "scale" else scale,
+            "block1.norm1.var": lambda var: (var + 1e-5) * s**2 - 1e-5 if part == "var" else var,
+            "block1.norm1.bias": lambda bias: bias * 3 if fault else bias,
+        },
+    )
+    if form != "float":
+        other = quantise.quantise(
+            other, quantise.Scheme(form, reduce_range=True), quantise.calibrate(other, small.pictures())
+        )
+    told = reason(compared(model, other), "block1.relu1")
+    assert "BatchNormalization" not in told
+    assert ("its bias differs" in told) is fault
+
+
 def sloped() -> onnx.ModelProto:
     """A PRelu of one slope a channel between two convolutions."""
     m = small.Named()
