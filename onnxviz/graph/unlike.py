@@ -63,8 +63,8 @@ class Unlike:
     twins     by B's operator, A's that does there what A does; None where they cannot be laid on each other
     laid      by B's value, operators of A that B lacks behind it
     weights   whether, where they cannot, both files have the same weights there
-    numbers   constants that are no weights of a product (of a norm, of PRelu) and differ by more than rounding, with the
-              name of A's operator
+    numbers   constants that are no weights of a product (of a norm, of PRelu) and differ by more than rounding, each
+              with the name of A's operator
     """
 
     told: tuple[str, ...] = ()
