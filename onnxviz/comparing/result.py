@@ -217,7 +217,9 @@ def reason(
     of = [weights[node] for node in effect.nodes if weights is not None and node in weights] or one.weights
     told += [text for figures in of if figures not in one.weights for text in figures.sentences()]
     if effect.unlike and one.unrectified is None:
-        told.insert(0, f"computed otherwise: {printable('; '.join(effect.unlike), 160)}")
+        # A quantiser that holds what is below zero says more than that nothing else stands there.
+        place = len(told) if one.steps else 0
+        told.insert(place, f"computed otherwise: {printable('; '.join(effect.unlike), 160)}")
     if not any(figures.rescaled for figures in of):
         behind = {norm: figures for figures in (weights or {}).values() for norm in figures.norms}
         numbers = [text for node, text in effect.numbers if node not in behind]

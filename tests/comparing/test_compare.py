@@ -139,6 +139,8 @@ def test_a_planted_fault_is_named_with_its_layer(files, pictures, name, fault, r
     found = little(*models, pictures, probes=4, restore=1)
     layers = {place.place.layer, *place.place.names, f"{place.place.layer}.norm"}
     assert layers & {one.where for one in named(found, rule)}, found.lines()
+    if rule == "compare.relu":
+        assert any(re.match("A is never negative.*in the place of", told) for told in found.layers["reason"])
     if rule != "compare.relu":  # that layer is but a gate
         assert found.effects.ranked[0].layer in layers
     if found.effects.ranked[0].share > LAYER_SHARE:  # of the whole file nothing is advised then
