@@ -153,6 +153,38 @@ def counts(finding: Finding, fail_on: str, accepted: Collection[str] = ()) -> bo
 # --- the rules of audit ---------------------------------------------------------------------------
 
 
+# So many checks that were not made for the same reason are one line.
+_MANY: Final = 3
+_MARKS: Final = {"found": "FOUND", "clean": "clean", "not-run": "not run", "not-applicable": "-"}
+
+
+def as_lines(checks: Sequence[Check], accepted: Mapping[str, str]) -> list[str]:
+    """The checks as lines, the findings under theirs.
+
+    accepted   reasons, by fingerprint
+    """
+    width = max((len(one.id) for one in checks), default=0)
+    idle: dict[str, list[str]] = {}
+    for one in checks:
+        if one.state == "not-run":
+            idle.setdefault(one.reason, []).append(one.id)
+    found = []
+    for one in checks:
+        alike = idle.get(one.reason, ()) if one.state == "not-run" else ()
+        if len(alike) >= _MANY:
+            if one.id == alike[0]:
+                rooms = ", ".join(dict.fromkeys(name.partition(".")[0] for name in alike))
+                found.append(f"{_MARKS[one.state]:8} {len(alike)} checks ({rooms}): {one.reason}")
+            continue
+        said = one.figure if one.state in ("found", "clean") else one.reason
+        found.append(f"{_MARKS[one.state]:8} {one.id.ljust(width)}  {'' if said is None else said}")
+        for finding in one.findings:
+            reason = accepted.get(finding.fingerprint)
+            how = f"accepted: {reason}" if reason else finding.severity
+            found.append(f"{'':8}   {how}: {finding.told} [{finding.fingerprint}]")
+    return found
+
+
 class NotRun(Exception):
     """Raised by a check that cannot be made here; its text says why."""
 

@@ -4,6 +4,7 @@ report that is made of them.
 
 from __future__ import annotations
 
+import html
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,7 @@ from onnxviz.auditing.finding import (
     NotRun,
     Rule,
     State,
+    as_lines,
     changed,
     counts,
     ordered,
@@ -38,7 +40,7 @@ from onnxviz.features.stream import sources
 from onnxviz.network import Network
 from onnxviz.progress import Shown, silent, told, until_interrupted
 from onnxviz.provenance import recorded
-from onnxviz.text import quoted
+from onnxviz.text import printable, quoted
 
 if TYPE_CHECKING:
     from onnxviz.auditing.album import Album
@@ -108,6 +110,13 @@ class Audit:
     def __repr__(self) -> str:
         counted = ", ".join(f"{count} {state}" for state, count in self.states.items())
         return f"<Audit: {self.verdict}, {len(self.findings)} findings (checks: {counted})>"
+
+    def lines(self) -> list[str]:
+        """What the command prints: the checks, the findings under theirs, the verdict."""
+        return [*as_lines(self.checks, self.accepted), f"verdict  {self.verdict}"]
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(chr(10).join(map(printable, self.lines())))}</pre>"
 
     def to_dict(self) -> dict[str, Any]:
         """The whole report for machines; its form is docs/schemas/report.schema.json."""

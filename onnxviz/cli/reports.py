@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import typer
 
@@ -15,10 +15,6 @@ from onnxviz.cli.run import Run
 from onnxviz.errors import LimitExceeded, ModelRejected, ModelUnsuitable, UsageError, WorkerCrashed
 from onnxviz.files import sha256, write_atomic
 from onnxviz.text import quoted
-
-#: So many checks that were not made for one reason are one line.
-_MANY: Final = 3
-_MARKS: Final = {"found": "FOUND", "clean": "clean", "not-run": "not run", "not-applicable": "-"}
 
 
 def audit(run: Run, call: Call) -> None:
@@ -93,28 +89,10 @@ def _known(path: Path) -> dict[str, Any]:
 
 
 def _show(run: Run, found: Any, written: Path | None) -> None:
-    """The checks as lines, the findings under theirs; the report where --out names a folder.
-
-    Several checks that were not made for the same reason are one line.
-    """
-    width = max(len(one.id) for one in found.checks)
-    idle: dict[str, list[str]] = {}
-    for one in found.checks:
-        if one.state == "not-run":
-            idle.setdefault(one.reason, []).append(one.id)
-    for one in found.checks:
-        alike = idle.get(one.reason, ()) if one.state == "not-run" else ()
-        if len(alike) >= _MANY:
-            if one.id == alike[0]:
-                rooms = ", ".join(dict.fromkeys(name.partition(".")[0] for name in alike))
-                run.say(f"{_MARKS[one.state]:8} {len(alike)} checks ({rooms}): {one.reason}")
-            continue
-        said = one.figure if one.state in ("found", "clean") else one.reason
-        run.say(f"{_MARKS[one.state]:8} {one.id.ljust(width)}  {'' if said is None else said}")
-        for finding in one.findings:
-            accepted = found.accepted.get(finding.fingerprint)
-            how = f"accepted: {accepted}" if accepted else finding.severity
-            run.say(f"{'':8}   {how}: {finding.told} [{finding.fingerprint}]")
+    """The checks as lines, the findings under theirs; the report where --out names a folder."""
+    *told, verdict = found.lines()
+    for text in told:
+        run.say(text)
     for text in found.notes:
         run.note(text)
     if written is not None:
@@ -125,7 +103,7 @@ def _show(run: Run, found: Any, written: Path | None) -> None:
         run.note(f"{len(open_)} findings to be accepted, each with a reason, are in {written}")
     if run.out is not None:
         run.say(str(found.save(run.output())))
-    run.say(f"verdict  {found.verdict}")
+    run.say(verdict)
     run.emit({**found.to_dict(), "manifest": found.manifest})
 
 

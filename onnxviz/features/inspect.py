@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import html
 from collections import Counter
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
@@ -44,6 +45,9 @@ class Inspection:
     def __repr__(self) -> str:
         nodes = sum(self.operators.values())
         return f"<Inspection of {self.network!r}: {nodes} nodes, {self.parameters:,} parameters, {self.macs:,} MACs>"
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(chr(10).join(map(printable, self.lines())))}</pre>"
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values, for JSON."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from onnx import TensorProto, helper
@@ -241,6 +242,16 @@ def test_pictures_of_which_none_can_be_read_give_no_verdict(sound, tmp_path):
         onnxviz.audit(sound, [tmp_path / "bad.png"])
     with pytest.raises(ImageRejected, match="no picture was found"):
         onnxviz.audit(sound, tmp_path / "none")
+
+
+def test_a_notebook_shows_the_lines_of_the_command(planted):
+    found = onnxviz.audit(planted, only=["graph"])
+    lines = found.lines()
+    assert lines[-1] == "verdict  fail" and any(line.startswith("FOUND    graph.bypass") for line in lines)
+    shown = found._repr_html_()
+    assert shown.startswith("<pre>") and all(f"[{one.fingerprint}]" in shown for one in found.findings)
+    named = replace(found, accepted={found.findings[0].fingerprint: "<b>\u202eknown"})
+    assert "accepted: &lt;b&gt;\\u202eknown" in named._repr_html_()
 
 
 def test_the_report_is_written_and_says_what_python_does(planted, tmp_path):

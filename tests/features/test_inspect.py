@@ -1,3 +1,4 @@
+import html
 import json
 
 import networks
@@ -36,6 +37,11 @@ def test_a_reader_sees_layers_under_their_modules(net):
     assert lines[branch + 1] == "  0/"
     assert lines[branch + 2].split()[:2] == ["blocks.0.depthwise", "Conv"]
     assert not any(line != line.rstrip() for line in lines)
+
+
+def test_a_notebook_shows_what_the_command_prints(net):
+    found = onnxviz.inspect(net)
+    assert found._repr_html_() == f"<pre>{html.escape(chr(10).join(found.lines()))}</pre>"
 
 
 def test_ways_on_that_there_are_not_leave_no_trace():
