@@ -252,7 +252,8 @@ class _Pairing:
             if key in sides[1] and key[0] not in skipped:
                 choices = [self._choice(a, b) for a in places for b in sides[1][key]]
                 known = [c for c in choices if c is not None]
-                found.append((self._of_one_sign(self._made_alike(known) if key[0] else known), key[0] > 0))
+                signed = self._of_one_sign(known)
+                found.append((self._made_alike(signed) if key[0] else signed, key[0] > 0))
         return found
 
     def _made_alike(self, choices: list[_Choice]) -> list[_Choice]:

@@ -17,7 +17,7 @@ layouts (transposed), element types (cast) or opsets; the batch stays as free as
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -38,7 +38,10 @@ from onnxviz.graph.seams import (
     between,
     cuts,
 )
-from onnxviz.graph.unlike import Unlike, codes_of_a, halves, unlike
+from onnxviz.graph.unlike import Unlike, unlike
+
+_HALVES: Final = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
+_QUANTISING: Final = computing("quantize dequantize quantize_measured")
 
 
 class Build(Joint):
@@ -133,7 +136,11 @@ class Grafting:
 
     def halves(self, layer: str) -> str:
         """The narrower type that B computes with up to this layer: 'float16'; '' where there is none."""
-        return halves(self.b, self._named[layer])
+        cut = self._named[layer]
+        nodes = between(self.b, cut.y, [one.y for one in cut.from_b])
+        kinds = {value.dtype for node in nodes for value in node.outputs} | {cut.y.dtype}
+        found = sorted(kind.name.lower() for kind in kinds & _HALVES if kind is not None)
+        return " and ".join(found) if cut.x.dtype not in _HALVES else ""
 
     @property
     def quantised(self) -> tuple[bool, bool]:
@@ -143,7 +150,14 @@ class Grafting:
 
     def codes_of_a(self, layer: str) -> str:
         """How A holds as integers what B does not up to this layer: 'uint8 per tensor'; '' where it does not."""
-        return codes_of_a(self.a, self.b, self._named[layer])
+        cut = self._named[layer]
+        if any(one.op_type in _QUANTISING for one in between(self.b, cut.y, [one.y for one in cut.from_b])):
+            return ""
+        for node in self.nodes(layer):
+            own = of_node(node) if node.op_type == "DequantizeLinear" else None
+            if own is not None:
+                return f"{own.codes} {own.granularity}"
+        return ""
 
     # --- variants ---------------------------------------------------------------------------------
 

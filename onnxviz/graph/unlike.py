@@ -29,7 +29,7 @@ _SMALL: Final = 8  # numbers that are told one by one
 _ALIKE: Final = 1e-3  # of a number that is written with fewer digits, or in half precision
 _STEPS: Final = 1.5  # of a quantiser under 0, up to which it does a rectifier's work
 _FAR: Final = 0.1  # of the size of constants: rounding to 8 bits moves them by less
-_PLAIN: Final = {"B": "bias", "input_mean": "mean", "input_var": "variance"}
+_PLAIN: Final = {"B": "bias", "input_mean": "mean", "input_var": "variance", "data_0": "bound"}
 _FACTORS: Final = computing("add subtract multiply divide")
 # Whose inputs may stand in any order.
 _COMMUTE: Final = computing("add multiply maximum minimum total mean")
@@ -38,10 +38,8 @@ _SPELLED: Final = {
     **dict.fromkeys(computing("gemm"), SPELLINGS["FusedMatMul"].of),
 }
 (_CLIP,) = computing("clip")
-_QUANTISING: Final = computing("quantize dequantize quantize_measured")
 # What depends on the order in which a file has its axes.
 _LAYOUT: Final = frozenset({"axis", "axes", "perm"})
-_HALVES: Final = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 
 
 class Twin(NamedTuple):
@@ -109,7 +107,8 @@ def unlike(a: Side, b: Side, cut: Cut) -> Unlike:
         if order is not None:
             told.append(f"the inputs of {one.op_type} stand in another order{where}")
         if other or differing or order is not None:
-            twins[two] = _twin(one, two, order, own, theirs, other)
+            spelt = {_SPELLED.get(node.op_type, node.op_type) for node in (one, two)}
+            twins[two] = _twin(one, two, order, own, theirs, other) if other or len(spelt) == 1 else None
     numbers = (
         () if turned else tuple((pair[0].name or "", text) for pair in pairs for text in _numbers(*pair))
     )
@@ -129,25 +128,6 @@ def unlike(a: Side, b: Side, cut: Cut) -> Unlike:
         return Unlike(tuple(told), None, weights=_same_weights(*nodes), numbers=numbers)
     kept = {node: twin for node, twin in twins.items() if twin is not None}
     return Unlike(tuple(told), kept, laid, numbers=numbers)
-
-
-def halves(b: Side, cut: Cut) -> str:
-    """The narrower type that B computes with up to a cut: 'float16'; '' where A has the same, or it is float32."""
-    nodes = between(b, cut.y, [one.y for one in cut.from_b])
-    kinds = {value.dtype for node in nodes for value in node.outputs} | {cut.y.dtype}
-    found = sorted(kind.name.lower() for kind in kinds & _HALVES if kind is not None)
-    return " and ".join(found) if cut.x.dtype not in _HALVES else ""
-
-
-def codes_of_a(a: Side, b: Side, cut: Cut) -> str:
-    """How A holds as integers what B holds as real numbers up to a cut: 'uint8 per tensor'; '' where it does not."""
-    if any(one.op_type in _QUANTISING for one in between(b, cut.y, [one.y for one in cut.from_b])):
-        return ""
-    for node in between(a, cut.x, [one.x for one in cut.from_a]):
-        own = of_node(node) if node.op_type == "DequantizeLinear" else None
-        if own is not None:
-            return f"{own.codes} {own.granularity}"
-    return ""
 
 
 class _Part:
@@ -327,6 +307,9 @@ def _settings(one: ir.Node, two: ir.Node, turned: bool) -> Iterator[tuple[str, s
     turned   whether B has its axes in another order
     """
     known = schema(one)
+    bounds = list(map(_highest, (one, two)))
+    if one.op_type != two.op_type and None not in bounds and not turned and _differ(*bounds):
+        yield "upper bound", _text(bounds[0]), _text(bounds[1])
     if known is None or _SPELLED.get(one.op_type, one.op_type) != _SPELLED.get(two.op_type, two.op_type):
         return
     if "Gemm" in (one.op_type, two.op_type) and one.op_type != two.op_type:
@@ -339,7 +322,16 @@ def _settings(one: ir.Node, two: ir.Node, turned: bool) -> Iterator[tuple[str, s
     for place, (tensor, other) in [] if turned else _constants(one, two):
         x, y = (each.numpy().ravel().tolist() for each in (tensor, other))
         if _differ(x, y):
-            yield known.inputs[min(place, len(known.inputs) - 1)].name, _text(x), _text(y)
+            name = known.inputs[min(place, len(known.inputs) - 1)].name
+            yield _PLAIN.get(name, name), _text(x), _text(y)
+
+
+def _highest(node: ir.Node) -> float | None:
+    """The one bound of a Clip or a Min; None where it has several, or none, or that is measured."""
+    kind = computes(node.op_type)
+    places = node.inputs[2:] if kind == "clip" else node.inputs if kind == "minimum" else ()
+    tensors = [tensor for value in places if (tensor := constant(value)) is not None]
+    return float(tensors[0].numpy().item()) if len(tensors) == 1 and tensors[0].size == 1 else None
 
 
 def _constants(one: ir.Node, two: ir.Node) -> Iterator[tuple[int, tuple[Any, Any]]]:
@@ -357,9 +349,10 @@ def _numbers(one: ir.Node, two: ir.Node) -> Iterator[str]:
     known = schema(one)
     if known is None or one.op_type != two.op_type or one.op_type in WEIGHTED | INTEGER_SUMS:
         return
+    told = {place for place, _ in _constants(one, two)}
     for place, (first, second) in enumerate(zip(one.inputs, two.inputs, strict=False)):
         x, y = numbers_of(first), numbers_of(second)
-        if x is None or y is None or x.size != y.size or not x.size:
+        if place in told or x is None or y is None or x.size != y.size or not x.size:
             continue
         apart, signal = (float(np.linalg.norm(each)) for each in (x - y, x))
         if apart > _FAR * signal:

@@ -263,6 +263,48 @@ def test_what_a_layer_and_its_norm_make_together_is_told(form, part, fault):
     assert ("its bias differs" in told) is fault
 
 
+def bounded(written: str, bound: float = 6.0) -> onnx.ModelProto:
+    """A network whose values end at 6, but for one: as Clip, or as Relu and Min."""
+    model = small.bounded(seed=3)
+    nodes = []
+    for node in model.graph.node:
+        if node.op_type != "Clip":
+            nodes.append(node)
+            continue
+        y = node.output[0]
+        end = np.float32(bound if y == "block1.relu1" else 6)
+        model.graph.initializer.append(numpy_helper.from_array(end, f"{y}.end"))
+        if written == "Clip":
+            node.input[2] = f"{y}.end"
+            nodes.append(node)
+        else:
+            nodes += [
+                helper.make_node("Relu", node.input[:1], [f"{y}/low"], name=f"{y}/low"),
+                helper.make_node("Min", [f"{y}/low", f"{y}.end"], [y], name=f"{y}/high"),
+            ]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return model
+
+
+@pytest.mark.parametrize("form", ["float", "QDQ"])
+@pytest.mark.parametrize("a", ["Clip", "Min"])
+@pytest.mark.parametrize("b", ["Clip", "Min"])
+def test_a_wrong_bound_is_named_however_it_is_written(form, a, b):
+    """A quantiser does the work of a Clip in front of it, and its range tells; of a Min it leaves the bound."""
+    for bound in (6, 5):
+        other = bounded(b, bound)
+        if form != "float":
+            ranges = quantise.calibrate(other, small.pictures(32))
+            other = quantise.quantise(other, quantise.Scheme(form, reduce_range=True), ranges)
+        found = compared(bounded(a), other)
+        told = reason(found, "block1.relu1")
+        assert ("is 5, in A 6" in told) is (bound == 5 and (form == "float" or b == "Min"))
+        assert ("over 5, beyond B's range" in told) is (bound == 5 and form != "float")
+        assert told.count("differs") == 0
+        assert bound == 5 or not [one for one in found.findings if one.severity != "low"]
+
+
 def sloped() -> onnx.ModelProto:
     """A PRelu of one slope a channel between two convolutions."""
     m = small.Named()
