@@ -96,6 +96,10 @@ class Hybrids:
         self.graft.scale(found)
         return bool(found)
 
+    def bound(self, layer: str) -> bool:
+        """Whether layers in front of this one have no pair of their own since B holds them in other units."""
+        return any(node.name in self.matching.rescaled for node in self.graft.nodes(layer))
+
     def __len__(self) -> int:
         """How many pictures there are."""
         return len(self._x)

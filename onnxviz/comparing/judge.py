@@ -228,14 +228,14 @@ def _matching(rule: Rule, matching: Matching, parts: Mapping[str, Any]) -> Check
 
 def _layer(rule: Rule, local: Local, parts: Mapping[str, Any]) -> Check:
     worst = next(iter(local.ranked), None)
-    if worst is None or not worst.e:
+    if worst is None or not worst.e or local.still:
         return checked(rule, figure="no layer differs")
     name, share, advice = printable(worst.layer), worst.share, parts.get("advice")
     few = sum(one.e > STILL for one in local.effects) < FEWEST
     told, judged_by = f"{name} alone makes {share:.0%} of the damage", None
     if math.isinf(worst.e):
         told, judged_by = f"{name} alone, put into A, gives NaN or infinities", (share, LAYER_SHARE)
-    elif share >= LAYER_SHARE and worst.e >= LAYER_MOVED:
+    elif share >= LAYER_SHARE and worst.e >= LAYER_MOVED and not worst.bound:  # of several each has its part
         if few:
             told, judged_by = f"{told}; hardly another layer differs", (share, LAYER_SHARE)
         elif (grade := rule.grade(worst.z)) is not None:

@@ -46,6 +46,9 @@ _MANY: Final = 0.25
 # Of factors that are taken back, so much may be left, of so many at least.
 _LEFT: Final = 0.25
 _MOST: Final = 0.9
+# From this cosine on a filter is another's, in another order of channels; and of so many channels orders are looked for.
+_SAME_FILTER: Final = 0.95
+_ORDERED: Final = 4096
 # Where weights stand in the operators that have them; of a product either side may be them.
 _PLACES: Final = {
     **dict.fromkeys(CONVOLUTIONS, (1,)),
@@ -260,6 +263,22 @@ def _cosine(one: np.ndarray, other: np.ndarray, weights: np.ndarray) -> float:
 def _shares(filters: np.ndarray) -> np.ndarray:
     total = float(filters.sum())
     return filters / total if total > 0 else filters
+
+
+def reordered(a: np.ndarray, b: np.ndarray) -> np.ndarray | None:
+    """A's weights (filters, inputs, places) with the filters, or the inputs, in that order in which B has them; None where B has others."""
+    from scipy.optimize import linear_sum_assignment
+
+    for axis in (0, 1):
+        one, other = (np.moveaxis(side, axis, 0).reshape(side.shape[axis], -1) for side in (a, b))
+        if len(one) > _ORDERED or one.shape[1] < 2:
+            continue
+        norms = np.linalg.norm(other, axis=1)[:, None] * np.linalg.norm(one, axis=1)
+        alike = np.divide(other @ one.T, norms, out=np.zeros_like(norms), where=norms > 0)
+        rows, order = linear_sum_assignment(-alike)
+        if alike[rows, order].min() > _SAME_FILTER:
+            return a.take(order, axis)
+    return None
 
 
 def factors(a: Kernel, b: Kernel) -> np.ndarray | None:

@@ -50,6 +50,7 @@ class LocalEffect:
     nodes    names of A's operators up to this layer
     taken_back  whether it does much more alone than all of B, and healing it gains nothing: it has no share then
     numbers  constants that B has otherwise, of a norm or PRelu, each with the name of A's operator
+    bound    whether it is several layers, whose values between B holds in other units (equalisation)
     """
 
     layer: str
@@ -65,6 +66,7 @@ class LocalEffect:
     nodes: tuple[str, ...] = ()
     taken_back: bool = False
     numbers: tuple[tuple[str, str], ...] = ()
+    bound: bool = False
 
 
 @dataclass(frozen=True)
@@ -149,26 +151,18 @@ def local(hybrids: Hybrids, *, heal: int = HEALED, progress: Progress = silent) 
     cured = dict(zip(tried, map(decibels, _means(healed, sound)), strict=True))
     least = decibels(float(moved[0])) + _HEALS_DB if moved[0] <= _MUCH else -math.inf
     back = [place for place in odd if cured.get(place, math.inf) <= least and effects[place] < math.inf]
-    shares, scores = _shares(np.where(np.isin(range(len(names)), back), 0.0, effects)), robust_z(effects)
+    shares = _shares(np.where(np.isin(range(len(names)), back), 0.0, effects))
+    scores = robust_z(effects)
     found = []
-    for place, name in enumerate(names):
+    for place, (name, score) in enumerate(zip(names, scores, strict=True)):
+        pair, unlike, nodes = hybrids.pairs[name], graft.unlike(name), graft.nodes(name)
         found.append(
             LocalEffect(
-                hybrids.pairs[name].layer,
-                name,
-                hybrids.pairs[name].b,
-                float(effects[place]),
-                float(shares[place]),
-                scores[place],
-                cured.get(place),
-                graft.unlike(name).told,
-                graft.halves(name),
-                graft.codes_of_a(name),
-                tuple(node.name or "" for node in graft.nodes(name)),
-                place in back,
-                graft.unlike(name).numbers,
+                pair.layer, name, pair.b, float(effects[place]), float(shares[place]), score, cured.get(place),
+                unlike.told, graft.halves(name), graft.codes_of_a(name), tuple(node.name or "" for node in nodes),
+                place in back, unlike.numbers, hybrids.bound(name),
             )
-        )
+        )  # fmt: skip
     left_out = int(np.isnan(whole).sum()), int(np.isinf(whole).sum())
     return Local(tuple(found), float(moved[0]), int(sound.sum()), *left_out)
 

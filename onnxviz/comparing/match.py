@@ -97,6 +97,7 @@ class Matching:
     image    the pair of the image inputs; where B brings pictures into A's form itself, its b stands behind that. None
              where B holds no such value
     kernels  names of the operators of A and of B that were matched by their weights, in A's order
+    rescaled  names of those of A whose results B holds in other units, which the next layers take back
     names    what the two networks are called
     """
 
@@ -107,6 +108,7 @@ class Matching:
     values: float
     image: Pair | None = None
     kernels: tuple[tuple[str, str], ...] = ()
+    rescaled: frozenset[str] = frozenset()
     names: tuple[str, str] = ("A", "B")
 
     # Pickled and copied deeply, its graphs go as files do: lists of linked nodes are too deep for either.
@@ -204,6 +206,7 @@ class _Pairing:
     layers: list[tuple[Kernel, Kernel, float]]
     fixed: list[tuple[int, int]]
     ways: tuple[Ways, Ways] = field(default_factory=lambda: ({}, {}))
+    rescaled: frozenset[str] = frozenset()
     made: dict[int, tuple[_Choice, Step, bool]] = field(default_factory=dict)
     taken: set[int] = field(default_factory=set)
 
@@ -242,6 +245,8 @@ class _Pairing:
         sides: list[dict[tuple[int, int], list[int]]] = []
         reach = [self.one.before[a.node.outputs[0]] for a, _, _ in self.layers]
         skipped = rescaled(self.layers, reach)
+        names = (str(a.node.name) for a, _, _ in self.layers)
+        self.rescaled = frozenset(n for n, mask in zip(names, reach, strict=True) if mask in skipped)
         for side in (self.one, self.other):
             segments = defaultdict(list)
             for i, value in enumerate(side.values):
@@ -403,6 +408,7 @@ class _Pairing:
             values=len(pairs) / total if total else 1.0,
             image=image,
             kernels=tuple((str(a.node.name), str(b.node.name)) for a, b, _ in self.layers),
+            rescaled=self.rescaled,
             names=(one.net.name, self.other.net.name),
         )
 

@@ -104,7 +104,8 @@ _LISTED: Final = (
         "of the layer with the largest share of the damage: robust z of log e, that share, and e",
         (("high", 4.5),),
         told="z > 4.5, share ≥ 0.7 and e ≥ 0.03; from a share of 0.9 on whatever z",
-        limits="Several faulty layers of like effect hide each other; the table has them all the same.",
+        limits="Several faulty layers of like effect hide each other, and so do layers that equalisation binds "
+        "together; the table has them all the same.",
     ),
     Rule(
         "compare.weights",

@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from onnxviz import isolate
 from onnxviz.comparing.kernels import Kernel, kernels, likeness
+from onnxviz.comparing.rules import SAME_NETWORK
 from onnxviz.comparing.values import Projector, Sketch, sketches
 from onnxviz.errors import UnknownLayer, UsageError, near
 from onnxviz.graph.analysis.dataflow import (
@@ -235,9 +236,10 @@ def all_names(value: ir.Value) -> list[str]:
 
 def same_layers(one: Side, other: Side) -> list[tuple[Kernel, Kernel, float]]:
     """The weight layers that belong together, in A's order, and how alike their weights are: `alike_layers`, and those
-    between them that were trained or made anew, where each file has a single one of the same sizes at that place."""
+    between them that were trained or made anew, or have their channels in another order, where each file has a single
+    one of the same sizes at that place, or as many one behind the other."""
     found = consistent(alike_layers(one.kernels, other.kernels), one, other)
-    if 2 * len(found) < len(one.kernels):
+    if len(found) < SAME_NETWORK * len(one.kernels):
         return found  # perhaps two networks
     left: list[dict[tuple[int, int, tuple[int, int]], list[Kernel]]] = []
     for side, known in ((one, [a for a, _, _ in found]), (other, [b for _, b, _ in found])):
@@ -248,14 +250,22 @@ def same_layers(one: Side, other: Side) -> list[tuple[Kernel, Kernel, float]]:
             made = kernel.node.outputs[0]
             if id(kernel) not in matched and kernel.faces:
                 at[before[made], after[made], kernel.size].append(kernel)
-        left.append(at)
-    lone = [
-        (ours[0], left[1][key][0], likeness(ours[0], left[1][key][0]))
+        rows = {key: kernels for key, kernels in at.items() if _in_a_row(side, kernels)}
+        left.append(rows)
+    anew = [
+        (a, b, likeness(a, b))
         for key, ours in left[0].items()
-        if len(ours) == len(left[1].get(key, ())) == 1
+        if len(ours) == len(left[1].get(key, ()))
+        for a, b in zip(ours, left[1][key], strict=True)
     ]
     order = {id(kernel): i for i, kernel in enumerate(one.kernels)}
-    return consistent(sorted(found + lone, key=lambda pair: order[id(pair[0])]), one, other)
+    return consistent(sorted(found + anew, key=lambda pair: order[id(pair[0])]), one, other)
+
+
+def _in_a_row(side: Side, listed: Sequence[Kernel]) -> bool:
+    """Whether each of these depends on the one before it."""
+    before, _ = masks(side.model.graph, [kernel.node for kernel in listed])
+    return all(before[kernel.node.outputs[0]] == (2 << place) - 1 for place, kernel in enumerate(listed))
 
 
 def alike_layers(one: Sequence[Kernel], other: Sequence[Kernel]) -> list[tuple[Kernel, Kernel, float]]:

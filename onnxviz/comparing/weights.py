@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxviz.auditing.statistics import Likeness
-from onnxviz.comparing.kernels import WEIGHT_BYTES
+from onnxviz.comparing.kernels import WEIGHT_BYTES, reordered
 from onnxviz.comparing.match import Matching
 from onnxviz.comparing.stored import Codes, Reads, Stored, frequent, int32_codes, keeps_to_seven
 from onnxviz.comparing.values import portions, size
@@ -196,11 +196,8 @@ def _first_values(matching: Matching, made: Sequence[ir.Value], among: Collectio
     graph = matching.a.graph
     values = {value.name: value for node in graph for value in node.outputs}
     order = [(pair.a, values[pair.a]) for pair in matching.pairs if pair.a in values and pair.a in among]
-    found = []
-    for value in made:
-        below = dependent(graph, value)
-        found.append(next((called for called, one in order if one in below), ""))
-    return found
+    belows = (dependent(graph, value) for value in made)
+    return [next((called for called, one in order if one in below), "") for below in belows]
 
 
 # --- one layer --------------------------------------------------------------------------------------
@@ -219,6 +216,11 @@ def _told(one: Stored, other: Stored, reads: Reads, twin: Reads, narrow: bool) -
     back in the one file or the other."""
     plain = _figures(one, other, reads, twin, narrow)
     apart = reads.normalised != twin.normalised
+    forms = _forms(one, other, (reads, twin)) if _differs(plain) else None
+    if forms is not None and (ordered := reordered(*forms)) is not None:
+        turned = _figures(one, other, reads, twin, narrow, ordered)
+        if turned is not None and not _differs(turned):
+            return replace(turned, bias=None)  # which has another order, too
     if plain is None:
         return None
     norms = tuple(step.node.name or "" for step in reads.behind)
@@ -316,10 +318,7 @@ def _figures(
     forms = _forms(one, other, (reads, twin))
     if forms is None:
         return None
-    a, b = (
-        (forms[0] if fitted is None else fitted).reshape(len(forms[0]), -1),
-        forms[1].reshape(len(forms[1]), -1),
-    )
+    a, b = (form.reshape(len(form), -1) for form in (forms[0] if fitted is None else fitted, forms[1]))
     likeness = Likeness()
     likeness.add(a, b)
     ranges = np.ptp(a, axis=1) if a.shape[1] > 1 else np.abs(a[:, 0])

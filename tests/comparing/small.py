@@ -127,6 +127,24 @@ def segmenter(classes: int = 4, seed: int = 0) -> onnx.ModelProto:
     return m.model({"image": ("N", 3, SIZE, SIZE)}, {out: ("N", classes, SIZE, SIZE)})
 
 
+def decoder(seed: int = 5) -> onnx.ModelProto:
+    """Down three times and up three times, as an autoencoder; a picture (N, 3, size, size)."""
+    m = Named(seed=seed)
+    x, width = "image", 3
+    for place, out in enumerate((16, 24, 32), 1):
+        x, width = m.layer(f"d{place}.relu", "Relu", m.conv(f"d{place}", x, out, width, 3, 2)), out
+    for place, out in enumerate((24, 16, 12)):
+        weights, bias = (
+            m.random(width, out, 4, 4, name=f"u{place}.weight"),
+            m.random(out, name=f"u{place}.bias"),
+        )
+        x, width = m.layer(f"u{place}", "ConvTranspose", x, weights, bias, strides=[2, 2], pads=[1] * 4), out
+        x = m.norm("u1.norm", x, out) if place == 1 else x
+        x = m.layer(f"u{place}.relu", "Relu", x) if place < 2 else x
+    out = m.layer("picture", "Tanh", m.conv("last", x, 3, width))
+    return m.model({"image": ("N", 3, SIZE, SIZE)}, {out: ("N", 3, SIZE, SIZE)})
+
+
 def bounded(classes: int = 10, seed: int = 6) -> onnx.ModelProto:
     """Inverted residuals with Clip(0, 6), as MobileNetV2 (Sandler et al. 2018)."""
     m = Named(seed=seed)

@@ -24,7 +24,7 @@ from onnxviz.auditing.report.html import render
 from onnxviz.auditing.statistics import Likeness, Share
 from onnxviz.comparing import compare as comparing
 from onnxviz.comparing.cause import source
-from onnxviz.comparing.judge import judged, missing
+from onnxviz.comparing.judge import judged, missing, verdict
 from onnxviz.comparing.local import Advice, Exclusion
 from onnxviz.comparing.match import Pair
 from onnxviz.comparing.page import advice, page
@@ -32,7 +32,7 @@ from onnxviz.comparing.rules import LAYER_MOVED, LAYER_SHARE
 from onnxviz.comparing.why import LayerFigures, Why
 from onnxviz.errors import ModelRejected, UsageError
 from onnxviz.progress import Interrupted
-from tests.comparing import small
+from tests.comparing import small, variants
 from tests.comparing.small import SCALED, opened
 from tests.networks import edited
 
@@ -461,6 +461,35 @@ def test_the_one_layer_that_was_made_anew_is_named(files, resnet, pictures, weig
     assert worst.layer in layers and worst.share > 0.99
     assert [one.where for one in named(found, "compare.layer")] == [worst.layer] * (worst.e >= LAYER_MOVED)
     assert found.check("compare.matching").figure == 1
+
+
+@pytest.mark.parametrize("form", ["float", "QDQ"])
+@pytest.mark.parametrize("blocks", [(0,), (0, 1, 2)], ids=["one", "all"])
+def test_channels_in_another_order_are_found_and_no_fault(files, resnet, pictures, blocks, form):
+    """Layers of the same sizes one behind the other: none is like A's as it stands, and the file computes the same."""
+    model = onnx.load(files.small("resnet"))
+    for block in blocks:
+        model = variants.reordered(model, f"block{block}.conv1", f"block{block}.conv2")
+    if form == "QDQ":
+        model = quantise.quantise(
+            model, quantise.Scheme(form, reduce_range=True), quantise.calibrate(model, small.pictures(32))
+        )
+    found = little(resnet[0], opened(model, **SCALED), pictures[:4], probes=4, restore=0)
+    assert found.check("compare.matching").figure == 1
+    assert not found.findings and verdict(found, "low", {}) == "pass"
+
+
+@pytest.mark.parametrize("form", ["QDQ", "QOperator"])
+def test_layers_that_equalisation_binds_together_are_not_one(form, pictures):
+    """Three have no value between them that A has, too: what they do is the work of three."""
+    model = small.decoder()
+    equal = variants.equalised(model)
+    scheme = quantise.Scheme(form, reduce_range=True)
+    b = quantise.quantise(equal, scheme, quantise.calibrate(equal, small.pictures(32)))
+    found = little(opened(model, **SCALED), opened(b, **SCALED), pictures[:4], probes=4, restore=0)
+    worst = found.effects.ranked[0]
+    assert (worst.layer, worst.bound) == ("d3.relu", True) and worst.share > LAYER_SHARE
+    assert not named(found, "compare.layer")
 
 
 @pytest.mark.parametrize(

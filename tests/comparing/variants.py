@@ -142,6 +142,18 @@ def written_out(model: onnx.ModelProto, as_clip: bool = False) -> onnx.ModelProt
     return edit.finished()
 
 
+def reordered(model: onnx.ModelProto, layer: str, following: str, seed: int = 0) -> onnx.ModelProto:
+    """A layer's filters in another order, and the inputs of the one that follows, too; what stands between is called
+    like the layer."""
+    edit = _Edit(model)
+    order = np.random.default_rng(seed).permutation(len(edit.weights[f"{layer}.weight"]))
+    for name in edit.weights:
+        if name.startswith((f"{layer}.", f"{layer.replace('conv', 'norm')}.")):
+            edit.weights[name] = edit.weights[name][order]
+    edit.weights[f"{following}.weight"] = edit.weights[f"{following}.weight"][:, order]
+    return edit.finished()
+
+
 def nhwc(model: onnx.ModelProto) -> onnx.ModelProto:
     """Input and maps are channels-last, with a Transpose on each side of what is not, as tf2onnx writes at first.
 
