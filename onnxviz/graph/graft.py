@@ -24,10 +24,11 @@ import onnx_ir as ir
 
 from onnxviz.graph.analysis.dataflow import dependent, prune, reads
 from onnxviz.graph.bare import Bare
-from onnxviz.graph.operators import computes, computing
+from onnxviz.graph.operators import GLOBAL_POOLS, POOLS, RESIZING, computes, computing
 from onnxviz.graph.quantisers import MARKS, of_node
 from onnxviz.graph.quantisers import behind as held_by
 from onnxviz.graph.seams import (
+    MOVES,
     Cut,
     Joint,
     Known,
@@ -37,11 +38,14 @@ from onnxviz.graph.seams import (
     behind,
     between,
     cuts,
+    handed_on,
 )
 from onnxviz.graph.unlike import Unlike, unlike
 
 _HALVES: Final = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 _QUANTISING: Final = computing("quantize dequantize quantize_measured")
+
+_MIXES: Final = MOVES | RESIZING | POOLS | GLOBAL_POOLS
 
 
 class Build(Joint):
@@ -104,14 +108,30 @@ class Grafting:
         self._cuts = cuts(self.a, self.b, seams)
         self._named = {cut.name: cut for cut in self._cuts}
         self._unlike: dict[str, Unlike] = {}
+        # What B only mixes places of, and rounds to the same codes once more, goes with the layer that made these.
+        self._handed: set[Cut] = set()
+        for cut in self._cuts:
+            if handed_on(self.a, self.b, cut, _MIXES) and (
+                cut.from_b[0] in self._handed or not cut.from_b[0].alike
+            ):
+                self._handed.add(cut)
 
     @property
     def layers(self) -> list[str]:
         """The values of A behind operators that B has otherwise, in order; what is alike in both can do nothing.
 
-        A convolution and the activation behind it are one layer, by the name of the latter.
+        A convolution and the activation behind it are one layer, by the name of the latter; so is what B only resizes
+        or pools and rounds to the same codes, by the name of the layer whose codes these are.
         """
-        return [cut.name for cut in self._cuts if not cut.alike]
+        return [cut.name for cut in self._cuts if not cut.alike and cut not in self._handed]
+
+    def _with_handed(self, cut: Cut) -> list[Cut]:
+        """A cut, and those that its codes are handed on to, in order."""
+        found = [cut]
+        for one in self._cuts:
+            if one in self._handed and one.from_b[0] in found:
+                found.append(one)
+        return found
 
     def scale(self, gains: Mapping[str, np.ndarray]) -> None:
         """Say by which factors these values of A become B's, shaped to be multiplied; for all variants from now on."""
@@ -163,8 +183,15 @@ class Grafting:
 
     def local(self, layer: str) -> Variant:
         """A with B's operators up to this layer."""
-        cut = self._named[layer]
-        return lambda h: self._with(h, self.a, h.a, {cut.x: self._by_b(h, cut, h.a)})
+        first, *rest = self._with_handed(self._named[layer])
+
+        def build(h: Build) -> list[ir.Value]:
+            placed = {first.x: self._by_b(h, first, h.a)}
+            for cut in rest:
+                placed[cut.x] = self._by_b(h, cut, dict(placed))
+            return self._with(h, self.a, h.a, placed)
+
+        return build
 
     def whole(self) -> Variant:
         """B."""
@@ -172,11 +199,12 @@ class Grafting:
 
     def heal(self, layer: str) -> Variant:
         """B with this layer as it is in A."""
-        cut = self._named[layer]
+        healed = self._with_handed(self._named[layer])
 
         def build(h: Build) -> list[ir.Value]:
-            [x] = h.put([cut.x], h.a)
-            return self._of_b(h, self._with(h, self.b, h.b, {cut.y: _to_b(h, x, cut)}))
+            values = h.put([cut.x for cut in healed], h.a)
+            placed = {cut.y: _to_b(h, x, cut) for cut, x in zip(healed, values, strict=True)}
+            return self._of_b(h, self._with(h, self.b, h.b, placed))
 
         return build
 

@@ -152,7 +152,7 @@ def _rewire(graph: ir.Graph, outer: Mapping[ir.Value, ir.Value]) -> None:
 # --- seams: values that mean the same, and what stands between them -------------------------------
 
 
-_MOVES: Final = MOVING | computing("max_pool")
+MOVES: Final = MOVING | computing("max_pool")
 _QUANTISERS: Final = computing("quantize dequantize")
 # What an operator does by its text, at each place, where it states no such attribute.
 _UNSTATED: Final = {"dilations": 1, "strides": 1, "pads": 0, "output_padding": 0}
@@ -239,7 +239,7 @@ def cuts(a: Side, b: Side, seams: Iterable[Seam]) -> list[Cut]:
         in_a = {one for one in by_x.values() if a.places[one.x] < a.places[cut.x]}
         in_b = {one for one in by_x.values() if b.places[one.y] < b.places[cut.y]}
         cut.from_a, cut.from_b = _nearest(cut.x, by_x, in_b), _nearest(cut.y, by_y, in_a)
-        cut.alike = _alike(a, b, cut, by_x) or _moved_alone(a, b, cut)
+        cut.alike = _alike(a, b, cut, by_x) or handed_on(a, b, cut)
     return sorted(by_x.values(), key=lambda cut: a.places[cut.x])
 
 
@@ -308,9 +308,9 @@ def _nearest(value: ir.Value, known: Mapping[ir.Value, Cut], before: set[Cut]) -
     return list(found)
 
 
-def _moved_alone(a: Side, b: Side, cut: Cut) -> bool:
-    """Whether both files only move one value on to this, which B holds in the same codes here and there: its quantiser
-    finds nothing to round or cut off that the one before has left."""
+def handed_on(a: Side, b: Side, cut: Cut, moves: frozenset[str] = MOVES) -> bool:
+    """Whether both files only hand one value on to this, by such operators, and B holds it in the same codes here and
+    there: of what is moved its quantiser finds nothing to round or cut off that the one before has left."""
     if len(cut.from_b) != 1 or cut.from_a != cut.from_b or cut.axes != cut.from_b[0].axes:
         return False
     start, at = cut.from_b[0].y, cut.y
@@ -325,7 +325,7 @@ def _moved_alone(a: Side, b: Side, cut: Cut) -> bool:
         if node.op_type in _QUANTISERS:
             if not _same_codes(own, of_node(node)):
                 return False
-        elif node.op_type not in _MOVES:
+        elif node.op_type not in moves:
             return False
         at = node.inputs[0]
     ours = between(a, cut.x, [other.x for other in cut.from_a])
@@ -335,7 +335,7 @@ def _moved_alone(a: Side, b: Side, cut: Cut) -> bool:
     )
     if len(first) != len(second) or not all(map(_say_the_same, first, second)):  # another pool
         return False
-    return all(node.op_type in _MOVES for node in ours)
+    return all(node.op_type in moves for node in ours)
 
 
 def _same_codes(one: Quantiser, other: Quantiser | None) -> bool:
