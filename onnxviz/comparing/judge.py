@@ -232,10 +232,12 @@ def _layer(rule: Rule, local: Local, parts: Mapping[str, Any]) -> Check:
         return checked(rule, figure="no layer differs")
     name, share, advice = printable(worst.layer), worst.share, parts.get("advice")
     few = sum(one.e > STILL for one in local.effects) < FEWEST
+    # What is rounded again and again does more in a sound file, too; and of layers that are one each has its part.
+    least = LAYER_SHARE if worst.rounded < 2 else LAYER_ALONE
     told, judged_by = f"{name} alone makes {share:.0%} of the damage", None
     if math.isinf(worst.e):
         told, judged_by = f"{name} alone, put into A, gives NaN or infinities", (share, LAYER_SHARE)
-    elif share >= LAYER_SHARE and worst.e >= LAYER_MOVED and not worst.bound:  # of several each has its part
+    elif share >= least and worst.e >= LAYER_MOVED and not worst.bound:
         if few:
             told, judged_by = f"{told}; hardly another layer differs", (share, LAYER_SHARE)
         elif (grade := rule.grade(worst.z)) is not None:

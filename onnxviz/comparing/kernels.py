@@ -46,7 +46,7 @@ _MANY: Final = 0.25
 # Of factors that are taken back, so much may be left, of so many at least.
 _LEFT: Final = 0.25
 _MOST: Final = 0.9
-# From this cosine on a filter is another's, in another order of channels; and of so many channels orders are looked for.
+# From this cosine on a filter is another's, in another order of channels; and how many of them are put in order.
 _SAME_FILTER: Final = 0.95
 _ORDERED: Final = 4096
 # Where weights stand in the operators that have them; of a product either side may be them.
@@ -266,7 +266,7 @@ def _shares(filters: np.ndarray) -> np.ndarray:
 
 
 def reordered(a: np.ndarray, b: np.ndarray) -> np.ndarray | None:
-    """A's weights (filters, inputs, places) with the filters, or the inputs, in that order in which B has them; None where B has others."""
+    """A's weights (filters, inputs, places) with the filters, or the inputs, in B's order; None where B has others."""
     from scipy.optimize import linear_sum_assignment
 
     for axis in (0, 1):

@@ -50,6 +50,7 @@ class LocalEffect:
     nodes    names of A's operators up to this layer
     taken_back  whether it does much more alone than all of B, and healing it gains nothing: it has no share then
     numbers  constants that B has otherwise, of a norm or PRelu, each with the name of A's operator
+    rounded  how often B rounds it to the same codes: behind a Resize once more
     bound    whether it is several layers, whose values between B holds in other units (equalisation)
     """
 
@@ -66,6 +67,7 @@ class LocalEffect:
     nodes: tuple[str, ...] = ()
     taken_back: bool = False
     numbers: tuple[tuple[str, str], ...] = ()
+    rounded: int = 1
     bound: bool = False
 
 
@@ -160,7 +162,7 @@ def local(hybrids: Hybrids, *, heal: int = HEALED, progress: Progress = silent) 
             LocalEffect(
                 pair.layer, name, pair.b, float(effects[place]), float(shares[place]), score, cured.get(place),
                 unlike.told, graft.halves(name), graft.codes_of_a(name), tuple(node.name or "" for node in nodes),
-                place in back, unlike.numbers, hybrids.bound(name),
+                place in back, unlike.numbers, graft.roundings(name), hybrids.bound(name),
             )
         )  # fmt: skip
     left_out = int(np.isnan(whole).sum()), int(np.isinf(whole).sum())

@@ -133,6 +133,10 @@ class Grafting:
                 found.append(one)
         return found
 
+    def roundings(self, layer: str) -> int:
+        """How often B rounds this layer's numbers to the same codes before others are made of them."""
+        return sum(not cut.alike for cut in self._with_handed(self._named[layer]))
+
     def scale(self, gains: Mapping[str, np.ndarray]) -> None:
         """Say by which factors these values of A become B's, shaped to be multiplied; for all variants from now on."""
         for name, gain in gains.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +108,24 @@ def test_a_layer_that_does_nearly_all_is_found_whatever_its_z(worst, others, sta
         if one.id == "compare.layer"
     )
     assert check.state == state
+
+
+@pytest.mark.parametrize(
+    ("worst", "of", "state"),
+    [
+        (0.2, {}, "found"),  # 80 %
+        (0.2, {"rounded": 2}, "clean"),
+        (0.4, {"rounded": 2}, "found"),  # 94 %
+        (0.4, {"bound": True}, "clean"),
+    ],
+)
+def test_what_is_several_in_one_needs_more_to_be_found(worst, of, state):
+    effects = [worst, 0.05, 0.051, 0.05, 0.049]
+    total, scores = sum(e**2 for e in effects), robust_z(effects)
+    listed = [LocalEffect(f"layer{i}", "x", "x", e, e**2 / total, scores[i]) for i, e in enumerate(effects)]
+    listed[0] = replace(listed[0], **of)
+    checks = judged({"local": Local(tuple(listed), worst, 4)}, {}, True)
+    assert next(one for one in checks if one.id == "compare.layer").state == state
 
 
 @pytest.mark.parametrize(("vnni", "severity"), [(False, "low"), (True, "high")])
