@@ -266,7 +266,7 @@ def _shares(filters: np.ndarray) -> np.ndarray:
 
 
 def reordered(a: np.ndarray, b: np.ndarray) -> np.ndarray | None:
-    """A's weights (filters, inputs, places) with the filters, or the inputs, in B's order; None where B has others."""
+    """A's weights (filters, inputs, places), filters or inputs in B's order; None where B has others, or no other order."""
     from scipy.optimize import linear_sum_assignment
 
     for axis in (0, 1):
@@ -277,7 +277,7 @@ def reordered(a: np.ndarray, b: np.ndarray) -> np.ndarray | None:
         alike = np.divide(other @ one.T, norms, out=np.zeros_like(norms), where=norms > 0)
         rows, order = linear_sum_assignment(-alike)
         if alike[rows, order].min() > _SAME_FILTER:
-            return a.take(order, axis)
+            return None if (rows == order).all() else a.take(order, axis)
     return None
 
 

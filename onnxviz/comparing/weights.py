@@ -184,8 +184,8 @@ def weight_figures(
             figures = {layer[0].name: _told(one, other, *layer, narrow) for layer in layers}
             row = [*givers[place], *layers]
             if place and len(row) > 1 and any(map(_differs, figures.values())):
-                equalised = _equalised(one, other, row, narrow)
-                figures = {name: equalised.get(name, one_of) for name, one_of in figures.items()}
+                other_units = _turned(one, other, row, narrow) or _equalised(one, other, row, narrow)
+                figures = {name: other_units.get(name, one_of) for name, one_of in figures.items()}
             found |= {name: one_of for name, one_of in figures.items() if one_of is not None}
     told = [(value, found[name]) for value, name in zip(depends, names, strict=True) if name in found]
     return told, (held[0], held[1])
@@ -216,11 +216,6 @@ def _told(one: Stored, other: Stored, reads: Reads, twin: Reads, narrow: bool) -
     back in the one file or the other."""
     plain = _figures(one, other, reads, twin, narrow)
     apart = reads.normalised != twin.normalised
-    forms = _forms(one, other, (reads, twin)) if _differs(plain) else None
-    if forms is not None and (ordered := reordered(*forms)) is not None:
-        turned = _figures(one, other, reads, twin, narrow, ordered)
-        if turned is not None and not _differs(turned):
-            return replace(turned, bias=None)  # which has another order, too
     if plain is None:
         return None
     norms = tuple(step.node.name or "" for step in reads.behind)
@@ -289,6 +284,21 @@ def _equalised(
         uneven |= any(float(np.median(np.abs(f - np.median(f)))) > _SCALED - 1 for f in factors)
         found[reads.name] = replace(figures, rescaled=True)
     return found if uneven else {}
+
+
+def _turned(
+    one: Stored, other: Stored, layers: Sequence[Layer], narrow: bool
+) -> dict[str, WeightFigures | None]:
+    """The figures of layers whose channels B has in another order; none of one alone, for nothing takes it back."""
+    found: dict[str, WeightFigures | None] = {}
+    for reads, twin in layers:
+        forms = _forms(one, other, (reads, twin))
+        if forms is None or (ordered := reordered(*forms)) is None:
+            continue
+        figures = _figures(one, other, reads, twin, narrow, ordered)
+        if not _differs(figures) and figures is not None:
+            found[reads.name] = replace(figures, bias=None)  # which has another order, too
+    return found if len(found) > 1 else {}
 
 
 def _fitted(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
