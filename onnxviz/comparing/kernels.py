@@ -266,7 +266,7 @@ def _shares(filters: np.ndarray) -> np.ndarray:
 
 
 def reordered(a: np.ndarray, b: np.ndarray) -> np.ndarray | None:
-    """A's weights (filters, inputs, places), filters or inputs in B's order; None where B has others, or no other order."""
+    """A's weights (filters, inputs, places), filters or inputs in B's order; None where B has the same, or others."""
     from scipy.optimize import linear_sum_assignment
 
     for axis in (0, 1):
