@@ -35,6 +35,7 @@ from onnxviz.text import amount, printable
 
 #: Agreement is told of the pictures where A's best class leads by so much.
 MARGINS: Final = (0.0, 0.1, 0.3)
+_MARGIN: Final = 0.1
 # Pictures a run on a CPU: two networks run at once here, and more of them are no faster.
 _ON_CPU: Final = 2
 _SAME: Final = 0.0005  # of a probability
@@ -81,6 +82,8 @@ class Answers:
     bad          'A' and 'B': the places of those pictures that it gives them for
     silent       why B cannot be judged by A's answers: these hold no signal; '' where they do
     skipped      pictures that could not be used
+    by_logits    agreement from a margin of 0.1 on, were B's logits its answer; None: they are
+    scores       what A calls its answer
     pixels       of a segmenter the classes of places, of a detector what it finds; None of any other network
     """
 
@@ -96,7 +99,17 @@ class Answers:
     bad: Mapping[str, Sequence[int]] = field(default_factory=dict)
     silent: str = ""
     skipped: Sequence[Skipped] = ()
+    by_logits: Share | None = None
+    scores: str = ""
     pixels: Pixels | Detections | None = None
+
+    @property
+    def behind(self) -> str:
+        """That B's logits, which layers are held against, keep most of the answers that it loses; '' elsewhere."""
+        own, kept = self.agreement.get(_MARGIN), self.by_logits
+        if own is None or kept is None or own.count == own.of or 2 * kept.count <= own.of + own.count:
+            return ""
+        return f"what differs stands behind the logits, at which layers are measured: {printable(self.scores, 60)}"
 
     def to_dict(self) -> dict[str, Any]:
         """The figures as plain values, without the rows."""
@@ -109,6 +122,7 @@ class Answers:
             "outputs": {name: one.figures() for name, one in self.likeness.items()},
             "pixels": None if self.pixels is None else self.pixels.to_dict(),
             "truth": None if truth is None else truth.to_dict(),
+            "by_logits": None if self.by_logits is None else self.by_logits.to_dict(),
             "noise_equivalent": None if noise is None else noise.to_dict(),
             "not_finite": len(self.not_finite),
             "silent": self.silent,
@@ -135,6 +149,8 @@ class Answers:
                 told.append(
                     f"A's best class leads by {margin:g} or more in none of {amount(self.pictures, 'picture')}"
                 )
+        if self.behind:
+            told.append(f"{self.behind}; by B's logits alone the class is A's in {self.by_logits}")
         if self.noise is not None:
             told.append(str(self.noise))
         if self.shift is not None:
@@ -352,7 +368,7 @@ class _Table:
     def __init__(self, a: Network, b: Network, truth: Sequence[int | None] | None) -> None:
         self._a, self._b, self._truth = a, b, truth
         self._likeness = Likeness()
-        self._agreement = {margin: [0, 0] for margin in MARGINS}
+        self._agreement, self._by_logits = {margin: [0, 0] for margin in MARGINS}, [0, 0]
         self._shift = 0.0
         self._right = np.zeros((2, 2), np.int64)  # A wrong or right, B wrong or right
         self._calibration = Calibration(), Calibration()
@@ -377,6 +393,9 @@ class _Table:
             if margin >= least:
                 counts[0] += same
                 counts[1] += 1
+        if margin >= _MARGIN and logits[1].size == scores[1].size > 1:
+            self._by_logits[0] += int(np.argmax(logits[1])) == classes[0]
+            self._by_logits[1] += 1
         known = self._truth[index] if self._truth is not None else None
         if known is not None:
             right = [one == known for one in classes]
@@ -407,6 +426,8 @@ class _Table:
             flips={name: [row[name] for row in flips] for name in columns},
             **self.seen.told(),
             skipped=tuple(skipped),
+            by_logits=None if self._b.head.scores == self._b.head.logits else Share(*self._by_logits),
+            scores=self._a.head.scores,
         )
 
     def _against(self) -> Truth | None:

@@ -81,7 +81,8 @@ def noise(found: Compared) -> list[str]:
     split, why, effects, answers = found.split, found.why, found.effects, found.answers
     moved = any(one.id == "compare.runtime" for one in found.findings)
     buried = _buried(why, effects, answers, moved)
-    told = [mostly(split, why, effects)] if split is not None and not buried else []
+    behind = "" if answers is None else answers.behind
+    told = [mostly(split, why, effects)] if split is not None and not (buried or behind) else []
     return [one for one in (*told, apart(answers, effects, why, moved)) if one]
 
 
@@ -89,7 +90,8 @@ def explained(found: Compared) -> bool:
     """Whether the largest part of the noise is what B loses at the answers."""
     short = found.split is None or found.split.short_of(found.effects)
     moved = any(one.id == "compare.runtime" for one in found.findings)
-    return not short and not _buried(found.why, found.effects, found.answers, moved)
+    behind = found.answers is not None and found.answers.behind
+    return not (short or behind or _buried(found.why, found.effects, found.answers, moved))
 
 
 def apart(answers: Answers | None, local: Local | None, why: Why | None, moved: bool) -> str:
@@ -182,9 +184,11 @@ def cut(parts: Mapping[str, Any]) -> str:
 
 def cause(parts: Mapping[str, Any]) -> str:
     """Where the damage comes from and what to do about that; '' where it is not known."""
-    split, local, why = (parts.get(name) for name in ("split", "local", "why"))
+    split, local, why, answers = (parts.get(name) for name in ("split", "local", "why", "answers"))
+    if answers is not None and answers.behind:
+        return f"mend what B does behind its logits: {printable(answers.scores)}"
     told = [cut(parts)] if cut(parts) else []
-    if _buried(why, local, parts.get("answers"), rewritten(parts)):
+    if _buried(why, local, answers, rewritten(parts)):
         return told[0] if told else REWRITTEN
     if split is not None and split.cause is not None and not split.short_of(local):
         told.append(f"{split.shares[split.cause]:.0%} of the noise comes from {source(split, why, local)}")

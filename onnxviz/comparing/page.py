@@ -217,7 +217,8 @@ def _layers(found: Compared) -> Section | None:
     marked = [row for place, row in ranked if place <= FIRST]
     blocks.append(_table(found, _ALL, range(len(found.layers["layer"])), caption, marked))
     lead = "Its own part in the damage, not what arrives there from other layers." if ranked else ""
-    return Section("Which layer", blocks, lead)
+    behind = f"{upper(found.answers.behind)}. " if found.answers and found.answers.behind else ""
+    return Section("Which layer", blocks, behind + lead)
 
 
 def _table(
@@ -363,7 +364,8 @@ def lines(found: Compared, accepted: Mapping[str, str] | None = None) -> list[st
         layers.insert(
             0, "signal to noise of B's weights, the worst first; what they do to answers, pictures tell"
         )
-    told.append(("layers", layers))
+    behind = [found.answers.behind] if found.answers and found.answers.behind else []
+    told.append(("layers", behind + layers))
     if found.split is not None and found.split.cause is not None:
         told.append(("noise from", [str(found.split), *noise(found)]))
     todo = list(advice(found))

@@ -103,6 +103,43 @@ def test_the_layers_stand_in_order_with_their_own_part_a_reason_and_measured_adv
     assert advice.exclusions[-1].gain > 1 and all(0 < one.macs < 1 for one in advice.exclusions)
 
 
+@pytest.mark.parametrize("form", ["QDQ", "float"])
+@pytest.mark.parametrize("too_small", [False, True])
+def test_damage_behind_the_logits_is_told_before_layers_are(pictures, form, too_small):
+    """A quantiser of the probabilities: no layer in front of it does what it does."""
+    model = small.mobilenet(classes=4)
+    model = edited(model, **{"logits.weight": lambda w: w * np.float32(6)})
+    model.graph.node.append(onnx.helper.make_node("Softmax", ["logits"], ["probs"], name="probs", axis=1))
+    model.graph.output[0].name = "probs"
+    a, b = model, copy.deepcopy(model)
+    if form == "QDQ":
+        b = quantise.quantise(
+            model, quantise.Scheme(reduce_range=True), quantise.calibrate(model, small.pictures(32))
+        )
+        change = {"probs_scale": lambda scale: scale / (16 if too_small else 1)}
+        b = edited(b, **change)
+    else:
+        step = numpy_helper.from_array(np.float32(1 / 255 / (16 if too_small else 1)), "step")
+        b.graph.initializer.append(step)
+        b.graph.node[-1].output[0] = "shares"
+        b.graph.node.append(onnx.helper.make_node("QuantizeLinear", ["shares", "step"], ["codes"], name="q"))
+        b.graph.node.append(onnx.helper.make_node("DequantizeLinear", ["codes", "step"], ["probs"], name="d"))
+    found = little(*(opened(one, **SCALED) for one in (a, b)), pictures * 3)
+    lines = "\n".join(found.lines())
+    behind = "what differs stands behind the logits, at which layers are measured: probs"
+    assert (behind in lines) is too_small and bool(found.answers.behind) is too_small
+    (which,) = (one for one in page(found).sections if one.title == "Which layer")
+    assert ("behind the logits" in which.lead) is too_small
+    if too_small:
+        assert lines.index(f"layers      {behind}") < lines.index(
+            "noise from" if form == "QDQ" else "findings"
+        )
+        assert (
+            found.check("compare.answers").findings[0].advice == "mend what B does behind its logits: probs"
+        )
+        assert "mostly" not in lines
+
+
 def test_per_tensor_is_told_by_its_answers_and_its_weights(files, net):
     found = little(net, opened(files("QDQ", per_channel=False)), files.photos()[::2])
     assert "compare.answers" in grave(found)
