@@ -51,6 +51,8 @@ def source(split: Split | None, why: Why | None, local: Local | None = None) -> 
         if not held:
             return "the weights, none of which is quantised: mend the layers named first"
         told = " and ".join(sorted(f"{codes} {granularity}" for codes, granularity in held))
+        if why is not None and why.b.reduce_range:
+            told += ", within 7 bits as by reduce_range"
         per_channel = "per channel, or " if any("tensor" in str(one) for _, one in held) else ""
         return f"the weights ({told}): quantise them {per_channel}with more bits, or leave the first layers in float"
     if split.cause == "clipping":

@@ -253,7 +253,10 @@ def _layer(rule: Rule, local: Local, parts: Mapping[str, Any]) -> Check:
         if why is not None and why.measured_cut:
             # Integers are multiplied as the file has it, and it is this processor that cuts their sums.
             severity, mend = "low", CUT_SUMS
-        if worst.unlike:
+        of = next((one for one in why.layers if one.pair.layer == worst.layer), None) if why else None
+        if of is not None and of.steps:
+            told += f"; A is never negative, and B goes {of.steps} steps under 0"
+        elif worst.unlike:
             told += f"; computed otherwise: {printable('; '.join(worst.unlike), 160)}"
         headline = rule.means.replace("{where}", name)
         findings = [Finding(rule.id, severity, *judged_by, name, told, mend, headline=headline)]

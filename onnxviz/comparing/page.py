@@ -318,7 +318,7 @@ def _matching(found: Compared) -> Section | None:
     }
     hints = {
         "alike, the least": "Cosine of the weights, or correlation of the values: 1 where nothing changed.",
-        "less sure": "Hardly alike, but nothing else came into question; weak in layers.csv.",
+        "less sure": "Their values are hardly alike, but no others came into question: weak in layers.csv.",
     }
     table = Table(columns, "How they were found.", formats={"alike, the least": ".2f"}, hints=hints)
     blocks: list[Block] = [Text(told), *([table] if steps else [])]

@@ -174,6 +174,7 @@ def test_a_planted_fault_is_named_with_its_layer(files, pictures, name, fault, r
     assert layers & {one.where for one in named(found, rule)}, found.lines()
     if rule == "compare.relu":
         assert any(re.match("A is never negative.*in the place of", told) for told in found.layers["reason"])
+        assert all("steps under 0" in one.sentence for one in named(found, "compare.layer"))
     if rule != "compare.relu":  # that layer is but a gate
         assert found.effects.ranked[0].layer in layers
     if found.effects.ranked[0].share > LAYER_SHARE:  # of the whole file nothing is advised then
@@ -298,14 +299,15 @@ def test_a_file_that_always_says_the_same_says_nothing_of_the_runtime(resnet, pi
 
 
 @pytest.mark.parametrize(
-    ("per_channel", "words"),
+    ("scheme", "words"),
     [
-        (False, r"int8 per tensor\): quantise them per channel, or with more bits"),
-        (True, r"int8 per channel\): quantise them with more bits"),
+        ({"per_channel": False}, r"int8 per tensor\): quantise them per channel, or with more bits"),
+        ({}, r"int8 per channel\): quantise them with more bits"),
+        ({"reduce_range": True}, r"int8 per channel, within 7 bits as by reduce_range\): quantise them with"),
     ],
 )
-def test_what_is_advised_about_weights_follows_from_the_file(files, resnet, pictures, per_channel, words):
-    b = files.small("resnet", "QDQ", per_channel=per_channel, activations="uint8")
+def test_what_is_advised_about_weights_follows_from_the_file(files, resnet, pictures, scheme, words):
+    b = files.small("resnet", "QDQ", activations="uint8", **scheme)
     found = little(resnet[0], opened(b, **SCALED), pictures[:2])
     told = source(replace(found.split, weights=1.0, activations=0.0, clipping=0.0), found.why)
     assert re.search(words, told)
