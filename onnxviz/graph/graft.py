@@ -178,7 +178,7 @@ class Grafting:
         if any(one.op_type in _QUANTISING for one in between(self.b, cut.y, [one.y for one in cut.from_b])):
             return ""
         for node in self.nodes(layer):
-            own = of_node(node) if node.op_type == "DequantizeLinear" else None
+            own = of_node(node) if computes(node.op_type) == "dequantize" else None
             if own is not None:
                 return f"{own.codes} {own.granularity}"
         return ""

@@ -239,7 +239,7 @@ def _left_to_quantisers(gone: Counter[str], new: Counter[str], own: _Part, their
 
 def _from_zero(node: ir.Node) -> bool:
     """Whether a quantiser holds nothing under 0, but for a step or so."""
-    own = of_node(node) if node.op_type == "DequantizeLinear" else None
+    own = of_node(node) if computes(node.op_type) == "dequantize" else None
     if own is None or own.low is None or own.scale is None:
         return False
     return bool((own.low >= -_STEPS * own.scale).all())
