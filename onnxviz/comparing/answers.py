@@ -35,7 +35,8 @@ from onnxviz.text import amount, printable
 
 #: Agreement is told of the pictures where A's best class leads by so much.
 MARGINS: Final = (0.0, 0.1, 0.3)
-_MARGIN: Final = 0.1
+#: And judged where it leads by so much.
+MARGIN: Final = 0.1
 # Pictures a run on a CPU: two networks run at once here, and more of them are no faster.
 _ON_CPU: Final = 2
 _SAME: Final = 0.0005  # of a probability
@@ -106,7 +107,7 @@ class Answers:
     @property
     def behind(self) -> str:
         """That B's logits, which layers are held against, keep most of the answers that it loses; '' elsewhere."""
-        own, kept = self.agreement.get(_MARGIN), self.by_logits
+        own, kept = self.agreement.get(MARGIN), self.by_logits
         if own is None or kept is None or own.count == own.of or 2 * kept.count <= own.of + own.count:
             return ""
         return f"what differs stands behind the logits, at which layers are measured: {printable(self.scores, 60)}"
@@ -393,7 +394,7 @@ class _Table:
             if margin >= least:
                 counts[0] += same
                 counts[1] += 1
-        if margin >= _MARGIN and logits[1].size == scores[1].size > 1:
+        if margin >= MARGIN and logits[1].size == scores[1].size > 1:
             self._by_logits[0] += int(np.argmax(logits[1])) == classes[0]
             self._by_logits[1] += 1
         known = self._truth[index] if self._truth is not None else None

@@ -12,7 +12,7 @@ import numpy as np
 from onnxviz.auditing.finding import FAIL_ON, Check, Evidence, Finding, State, checked, counts
 from onnxviz.auditing.report.page import Verdict
 from onnxviz.auditing.statistics import Likeness, Share
-from onnxviz.comparing.answers import Answers
+from onnxviz.comparing.answers import MARGIN, Answers
 from onnxviz.comparing.cause import CUT_SUMS, REWRITTEN, cause, cut
 from onnxviz.comparing.drift import Drift
 from onnxviz.comparing.finite import judge as finite
@@ -39,8 +39,6 @@ from onnxviz.text import amount, printable, quoted
 
 # What 95 of 100 are under, in standard deviations.
 _ONE_SIDED: Final = 1.6448536
-#: Agreement is judged where A's best class leads by so much.
-MARGIN: Final = 0.1
 _MEND: Final = "mend what stands out there"
 _NONE_LEFT: Final = "no picture could be used: A or B gives NaN or infinities for each"
 _FLIPS: Final = 10  # rows of evidence

@@ -25,9 +25,10 @@ from onnxviz.auditing.report.page import (
     heat,
 )
 from onnxviz.comparing import local
+from onnxviz.comparing.answers import MARGIN
 from onnxviz.comparing.cause import CUT_SUMS, explained, noise, signal
 from onnxviz.comparing.drift import Flip
-from onnxviz.comparing.judge import MARGIN, missing, verdict
+from onnxviz.comparing.judge import missing, verdict
 from onnxviz.comparing.result import PARTS, Compared, differing, quantised, written
 from onnxviz.files import json_bytes, png_bytes
 from onnxviz.text import amount, file_name, printable
@@ -83,8 +84,7 @@ def page(
     a, b = found.names
     networks = {"A": found.manifest, "B": {**found.manifest, **found.manifest["b"]}}
     pictures = None if found.answers is None else found.answers.pictures
-    parts = _what_to_do, _layers, _split, _answers, _pictures, _matching
-    sections = [part(found) for part in parts]
+    sections = [part(found) for part in (_what_to_do, _layers, _split, _answers, _pictures, _matching)]
     return Page(
         kind="compare",
         title=f"{a} → {b}",

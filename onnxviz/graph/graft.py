@@ -44,7 +44,6 @@ from onnxviz.graph.unlike import Unlike, unlike
 
 _HALVES: Final = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 _QUANTISING: Final = computing("quantize dequantize quantize_measured")
-
 _MIXES: Final = MOVES | RESIZING | POOLS | GLOBAL_POOLS
 
 
